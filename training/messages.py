@@ -1,0 +1,183 @@
+"""Every message between the daemon and its children, both ways.
+
+A message is u32 big-endian length + msgpack of one of these structs over an inherited socket pair.
+Weights, batches and learner states pass by path to files that are complete and verified; a path is
+never taken from a peer. Requests carry an id; a child answers each with one reply of the same id
+(`Failed` when it could not), and sends `Heartbeat` every second from a thread of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+ChildKind = Literal["engine", "learner", "verifier"]
+MESSAGE_MAX_BYTES = 16 * 1024 * 1024
+HEARTBEAT_S = 1.0
+
+
+class _Message(Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+# ---- requests: daemon -> child -------------------------------------------------------------
+
+
+class Configure(_Message, tag=True):
+    """First message. `spec` is the RunSpec's exact bytes (already verified by the daemon)."""
+
+    id: int
+    kind: ChildKind
+    spec: bytes
+    run_id: bytes
+    peer: bytes  # this node's peer id
+    work_dir: str  # where the child may write
+    threads: int = 1
+    dishonest: bool = False  # only honoured for a toy run: see primed.training.dishonest
+
+
+class Materialise(_Message, tag=True):
+    """Make the weights file of a version: a snapshot as it is, or base weights plus a delta.
+    The result (safetensors, bf16) must have this weights digest."""
+
+    id: int
+    version: bytes
+    weights: bytes  # expected weights digest
+    out_path: str
+    snapshot_path: str | None = None
+    base_path: str | None = None
+    delta_path: str | None = None
+
+
+class Generate(_Message, tag=True):
+    """Engine: load the version if it is not loaded, generate one batch, write it to out_path."""
+
+    id: int
+    counter: int
+    version: bytes
+    weights_path: str
+    out_path: str
+
+
+class Inspect(_Message, tag=True):
+    """Checks 1 to 5 of a batch, without the model (learner and verifier children)."""
+
+    id: int
+    batch_path: str
+    worker: bytes
+    counter: int
+    version: bytes
+    root: bytes
+    rollouts: int
+    chunks: int
+    tokens: int
+
+
+class Check(_Message, tag=True):
+    """Verifier: checks 1 to 6 with the model at exactly this version."""
+
+    id: int
+    inspect: Inspect
+    weights_path: str
+    draw: bytes  # output of the verifier's VRF; chunks to open follow from it and the root
+
+
+class Train(_Message, tag=True):
+    """Learner: one optimiser step from `state_path` (None: from base_path) over these batches.
+    Writes state, weights, delta and, if asked, nothing else; every file is synced before the reply."""
+
+    id: int
+    step: int  # the step being made: parent's step + 1
+    parent_path: str  # parent version's weights (bf16)
+    reference_path: str  # base checkpoint, for the KL term
+    state_path: str | None
+    batch_paths: list[str]
+    out_state_path: str
+    out_weights_path: str
+    out_delta_path: str
+
+
+Request = Configure | Materialise | Generate | Inspect | Check | Train
+
+
+# ---- replies: child -> daemon --------------------------------------------------------------
+
+
+class Heartbeat(_Message, tag=True):
+    busy_with: str  # what the child is doing, "" when idle
+    busy_s: float
+
+
+class Ready(_Message, tag=True):
+    id: int
+    backend: str  # "torch", later "vllm"
+    device: str
+    profile: str  # dtype/engine/device as in commitments
+
+
+class Materialised(_Message, tag=True):
+    id: int
+    version: bytes
+    path: str
+    seconds: float
+
+
+class Generated(_Message, tag=True):
+    id: int
+    counter: int
+    version: bytes
+    path: str
+    batch: bytes  # content digest of the file
+    size_bytes: int
+    root: bytes
+    rollouts: int
+    chunks: int
+    tokens: int
+    reward_mean: float
+    seconds: float
+
+
+class Inspected(_Message, tag=True):
+    """`failed` is "" or the name of the check; completions are digests for duplicate search."""
+
+    id: int
+    failed: str
+    detail: str
+    fingerprints: list[bytes]
+    reward_mean: float
+
+
+class Checked(_Message, tag=True):
+    id: int
+    outcome: Literal["accept", "reject", "inconclusive"]
+    reason: str
+    detail: str
+    measurements: dict[str, float]
+    fingerprints: list[bytes]
+    seconds: float
+
+
+class Trained(_Message, tag=True):
+    """`refused` is "" or why no step was made (non-finite loss: batches are quarantined)."""
+
+    id: int
+    step: int
+    refused: str
+    weights: bytes  # weights digest of the new version
+    delta_bytes: int
+    metrics: dict[str, float]  # loss, grad_norm, kl, clip_fraction, entropy, reward_mean, ...
+    alarm: str  # "" or the state `unstable` with its figure
+    seconds: float
+
+
+class Failed(_Message, tag=True):
+    """The request could not be served; the child stays up unless fatal."""
+
+    id: int
+    kind: Literal["bad_config", "bad_input", "oom", "bug"]
+    message: str
+    fatal: bool = False
+
+
+Reply = Heartbeat | Ready | Materialised | Generated | Inspected | Checked | Trained | Failed
