@@ -24,7 +24,7 @@ class _Message(Struct, frozen=True, forbid_unknown_fields=True):
 # ---- requests: daemon -> child -------------------------------------------------------------
 
 
-class Configure(_Message, tag=True):
+class Configure(_Message, frozen=True, tag=True):
     """First message. `spec` is the RunSpec's exact bytes (already verified by the daemon)."""
 
     id: int
@@ -37,7 +37,7 @@ class Configure(_Message, tag=True):
     dishonest: bool = False  # only honoured for a toy run: see primed.training.dishonest
 
 
-class Materialise(_Message, tag=True):
+class Materialise(_Message, frozen=True, tag=True):
     """Make the weights file of a version: a snapshot as it is, or base weights plus a delta.
     The result (safetensors, bf16) must have this weights digest."""
 
@@ -50,7 +50,7 @@ class Materialise(_Message, tag=True):
     delta_path: str | None = None
 
 
-class Generate(_Message, tag=True):
+class Generate(_Message, frozen=True, tag=True):
     """Engine: load the version if it is not loaded, generate one batch, write it to out_path."""
 
     id: int
@@ -60,7 +60,7 @@ class Generate(_Message, tag=True):
     out_path: str
 
 
-class Inspect(_Message, tag=True):
+class Inspect(_Message, frozen=True, tag=True):
     """Checks 1 to 5 of a batch, without the model (learner and verifier children)."""
 
     id: int
@@ -74,7 +74,7 @@ class Inspect(_Message, tag=True):
     tokens: int
 
 
-class Check(_Message, tag=True):
+class Check(_Message, frozen=True, tag=True):
     """Verifier: checks 1 to 6 with the model at exactly this version."""
 
     id: int
@@ -83,7 +83,7 @@ class Check(_Message, tag=True):
     draw: bytes  # output of the verifier's VRF; chunks to open follow from it and the root
 
 
-class Train(_Message, tag=True):
+class Train(_Message, frozen=True, tag=True):
     """Learner: one optimiser step from `state_path` (None: from base_path) over these batches.
     Writes state, weights, delta and, if asked, nothing else; every file is synced before the reply."""
 
@@ -104,26 +104,26 @@ Request = Configure | Materialise | Generate | Inspect | Check | Train
 # ---- replies: child -> daemon --------------------------------------------------------------
 
 
-class Heartbeat(_Message, tag=True):
+class Heartbeat(_Message, frozen=True, tag=True):
     busy_with: str  # what the child is doing, "" when idle
     busy_s: float
 
 
-class Ready(_Message, tag=True):
+class Ready(_Message, frozen=True, tag=True):
     id: int
     backend: str  # "torch", later "vllm"
     device: str
     profile: str  # dtype/engine/device as in commitments
 
 
-class Materialised(_Message, tag=True):
+class Materialised(_Message, frozen=True, tag=True):
     id: int
     version: bytes
     path: str
     seconds: float
 
 
-class Generated(_Message, tag=True):
+class Generated(_Message, frozen=True, tag=True):
     id: int
     counter: int
     version: bytes
@@ -138,7 +138,7 @@ class Generated(_Message, tag=True):
     seconds: float
 
 
-class Inspected(_Message, tag=True):
+class Inspected(_Message, frozen=True, tag=True):
     """`failed` is "" or the name of the check; completions are digests for duplicate search."""
 
     id: int
@@ -148,7 +148,7 @@ class Inspected(_Message, tag=True):
     reward_mean: float
 
 
-class Checked(_Message, tag=True):
+class Checked(_Message, frozen=True, tag=True):
     id: int
     outcome: Literal["accept", "reject", "inconclusive"]
     reason: str
@@ -158,7 +158,7 @@ class Checked(_Message, tag=True):
     seconds: float
 
 
-class Trained(_Message, tag=True):
+class Trained(_Message, frozen=True, tag=True):
     """`refused` is "" or why no step was made (non-finite loss: batches are quarantined)."""
 
     id: int
@@ -171,7 +171,7 @@ class Trained(_Message, tag=True):
     seconds: float
 
 
-class Failed(_Message, tag=True):
+class Failed(_Message, frozen=True, tag=True):
     """The request could not be served; the child stays up unless fatal."""
 
     id: int

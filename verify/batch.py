@@ -50,14 +50,14 @@ class Group(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """All completions of one assigned prompt."""
 
     environment: Annotated[int, Meta(ge=0, lt=64)]  # index into RunSpec.environments
-    prompt: Annotated[int, Meta(ge=0, lt=2**63)]  # index of the prompt within the environment
+    prompt: Annotated[int, Meta(ge=0, le=2**63 - 1)]  # index of the prompt within the environment
     rollouts: Annotated[tuple[Rollout, ...], Meta(min_length=1, max_length=1024)]
 
 
 class Batch(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     run: Digest
     worker: Peer
-    counter: Annotated[int, Meta(ge=0, lt=2**63)]
+    counter: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     version: Digest
     profile: Annotated[str, Meta(max_length=200)]
     groups: Annotated[tuple[Group, ...], Meta(min_length=1, max_length=1024)]

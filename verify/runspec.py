@@ -19,8 +19,8 @@ Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Peer = Annotated[bytes, Meta(min_length=38, max_length=38)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\w.\-]+$")]
-Count = Annotated[int, Meta(ge=0, lt=2**63)]
-Positive = Annotated[int, Meta(ge=1, lt=2**63)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Role = Literal["originator", "worker", "learner", "verifier", "auditor", "relay"]
@@ -29,7 +29,7 @@ RUNSPEC_MAX_BYTES = 64 * 1024
 MICRO = 1_000_000  # rewards and prices are integers in millionths
 
 
-class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
+class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A causal language model built from a local class: no code, no pickle, weights by digest."""
 
     architecture: Literal["llama"]
@@ -38,7 +38,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
     weights: Digest  # weights digest of the base checkpoint (bf16)
 
 
-class EnvironmentSpec(Struct, frozen=True, forbid_unknown_fields=True):
+class EnvironmentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An installed environment (entry point group `primed.environments`) and its share of prompts."""
 
     name: Name
@@ -46,7 +46,7 @@ class EnvironmentSpec(Struct, frozen=True, forbid_unknown_fields=True):
     weight: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
 
 
-class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
+class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How completions are sampled; no top-k or top-p, which cannot be replayed."""
 
     groups: Annotated[int, Meta(ge=1, le=1024)] = 16  # groups a batch
@@ -55,14 +55,14 @@ class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
     temperature: Annotated[float, Meta(ge=0, le=4)] = 1.0
 
 
-class Band(Struct, frozen=True, forbid_unknown_fields=True):
+class Band(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Two-sided threshold of a pooled statistic: accept at or below, reject above, else neither."""
 
     accept: Annotated[float, Meta(ge=0)]
     reject: Annotated[float, Meta(ge=0)]
 
 
-class Thresholds(Struct, frozen=True, forbid_unknown_fields=True):
+class Thresholds(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Calibrated for one model, profile and verifier engine (primed.training.calibration)."""
 
     sampling_mismatch: Band  # share of tokens that are not their own noisy argmax
@@ -71,7 +71,7 @@ class Thresholds(Struct, frozen=True, forbid_unknown_fields=True):
     logprob_error: Band  # mean absolute error of the stated log-probabilities
 
 
-class ProofSpec(Struct, frozen=True, forbid_unknown_fields=True):
+class ProofSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """TOPLOC parameters: k top values of each chunk of `chunk_tokens` rows."""
 
     k: Annotated[int, Meta(ge=1, le=1024)] = 128
@@ -80,7 +80,7 @@ class ProofSpec(Struct, frozen=True, forbid_unknown_fields=True):
     thresholds: Thresholds
 
 
-class Training(Struct, frozen=True, forbid_unknown_fields=True):
+class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The learner's optimiser and loss (two-sided GRPO)."""
 
     lr: Annotated[float, Meta(gt=0, le=1)] = 1e-6
@@ -98,7 +98,7 @@ class Training(Struct, frozen=True, forbid_unknown_fields=True):
     max_steps: Count = 0  # 0: no end
 
 
-class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
+class Parameters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Protocol constants of the run (algorithms.md section 4, "Run parameters")."""
 
     max_staleness: Annotated[int, Meta(ge=0, le=64)] = 4
@@ -117,7 +117,7 @@ class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
     duplicate_min_tokens: Annotated[int, Meta(ge=1)] = 32
 
 
-class Listed(Struct, frozen=True, forbid_unknown_fields=True):
+class Listed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A key the originator admits to a role, with its share of the role's weight."""
 
     peer: Peer
@@ -125,7 +125,7 @@ class Listed(Struct, frozen=True, forbid_unknown_fields=True):
     weight: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
 
 
-class Admission(Struct, frozen=True, forbid_unknown_fields=True):
+class Admission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may hold a role. Verifiers and learners are listed unless the run says otherwise."""
 
     worker: Literal["open", "listed"] = "open"
@@ -134,7 +134,7 @@ class Admission(Struct, frozen=True, forbid_unknown_fields=True):
     listed: Annotated[tuple[Listed, ...], Meta(max_length=1024)] = ()
 
 
-class Prices(Struct, frozen=True, forbid_unknown_fields=True):
+class Prices(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What accepted work earns, in micro-credits, until the budget is spent."""
 
     budget: Count = 0
@@ -143,7 +143,7 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True):
     version: Count = 0
 
 
-class RunSpec(Struct, frozen=True, forbid_unknown_fields=True):
+class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Name
     originator: Peer
     created_unix_ms: Count
@@ -175,7 +175,9 @@ class Run(Struct, frozen=True):
 
     def peers(self, role: Role) -> dict[bytes, int]:
         """Listed keys of a role and their weights, in peer order."""
-        found = {entry.peer: entry.weight for entry in self.spec.admission.listed if entry.role == role}
+        found = {
+            entry.peer: entry.weight for entry in self.spec.admission.listed if entry.role == role
+        }
         return dict(sorted(found.items()))
 
 

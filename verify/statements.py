@@ -16,21 +16,21 @@ from primed.verify.digests import digest
 from primed.verify.runspec import Count, Digest, Peer, Role, Signature
 
 Text = Annotated[str, Meta(max_length=200)]
-Number = Annotated[int, Meta(ge=0, lt=2**63)]
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class _Body(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     pass
 
 
-class Joined(_Body, tag="joined"):
+class Joined(_Body, frozen=True, tag="joined"):
     """The author takes part in the run with these roles. An open worker begins with it."""
 
     roles: Annotated[tuple[Role, ...], Meta(min_length=1, max_length=6)]
     profile: Text  # dtype/engine/device, for example "bf16/torch/cpu"
 
 
-class Admitted(_Body, tag="admitted"):
+class Admitted(_Body, frozen=True, tag="admitted"):
     """The originator admits a key to a role (and brings an excluded key back)."""
 
     peer: Peer
@@ -38,7 +38,7 @@ class Admitted(_Body, tag="admitted"):
     weight: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
 
 
-class Granted(_Body, tag="granted"):
+class Granted(_Body, frozen=True, tag="granted"):
     """The originator grants credits (micro) out of the budget."""
 
     peer: Peer
@@ -57,7 +57,7 @@ class Payload(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
         return -(-self.size_bytes // self.leaf_bytes)
 
 
-class Manifest(_Body, tag="manifest"):
+class Manifest(_Body, frozen=True, tag="manifest"):
     """One policy version. Its digest (version_of) names the version; step 0 is the base checkpoint."""
 
     learner: Peer
@@ -79,7 +79,7 @@ class Receipt(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     signature: Signature
 
 
-class Committed(_Body, tag="committed"):
+class Committed(_Body, frozen=True, tag="committed"):
     """A worker binds itself to a batch that two holders have. The event's digest names the commitment."""
 
     learner: Peer  # the lineage the batch belongs to
@@ -97,14 +97,14 @@ class Committed(_Body, tag="committed"):
     receipts: Annotated[tuple[Receipt, ...], Meta(max_length=8)]
 
 
-class Skipped(_Body, tag="skipped"):
+class Skipped(_Body, frozen=True, tag="skipped"):
     """The worker gives a counter up, unpaid, so that later ones stay contiguous."""
 
     counter: Number
     reason: Text
 
 
-class Claim(_Body, tag="claim"):
+class Claim(_Body, frozen=True, tag="claim"):
     """A drawn verifier will check this commitment; `proof` is its ECVRF proof of the draw."""
 
     commitment: Digest
@@ -112,7 +112,7 @@ class Claim(_Body, tag="claim"):
     proof: Annotated[bytes, Meta(min_length=80, max_length=80)]
 
 
-class Verdict(_Body, tag="verdict"):
+class Verdict(_Body, frozen=True, tag="verdict"):
     """A verifier's opened verdict on a claimed commitment, with what it measured."""
 
     commitment: Digest
@@ -122,7 +122,7 @@ class Verdict(_Body, tag="verdict"):
     measurements: Annotated[dict[Text, float], Meta(max_length=16)]
 
 
-class Rejected(_Body, tag="rejected"):
+class Rejected(_Body, frozen=True, tag="rejected"):
     """A learner refuses a batch of its lineage: unpaid if stale or unavailable, never slashed by this."""
 
     commitment: Digest
@@ -138,26 +138,17 @@ class Head(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     digest: Digest
 
 
-class Cut(_Body, tag="cut"):
+class Cut(_Body, frozen=True, tag="cut"):
     """Closes an epoch: which events count so far, and the state root that folding them gives."""
 
-    number: Annotated[int, Meta(ge=1, lt=2**63)]
+    number: Annotated[int, Meta(ge=1, le=2**63 - 1)]
     previous: Digest  # state root of the cut before; the RunSpec's digest for cut 1
     heads: Annotated[tuple[Head, ...], Meta(max_length=600)]  # sorted by author
     state_root: Digest
 
 
 Body = (
-    Joined
-    | Admitted
-    | Granted
-    | Manifest
-    | Committed
-    | Skipped
-    | Claim
-    | Verdict
-    | Rejected
-    | Cut
+    Joined | Admitted | Granted | Manifest | Committed | Skipped | Claim | Verdict | Rejected | Cut
 )
 
 
