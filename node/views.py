@@ -1,0 +1,265 @@
+"""What the daemon shows of itself: the JSON of the local API, of `--json` and of the dashboard.
+
+Every view is plain data: peer ids in base58, digests in hex, times as unix milliseconds or as
+seconds that have passed. The daemon implements `NodeView`; `node.api` serves it and `node.cli`
+prints it. Fields are only ever added, since scripts read them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+ChildState = Literal["starting", "ready", "busy", "restarting", "failed", "stopped"]
+BatchState = Literal[
+    "generating",
+    "stored",
+    "committed",
+    "drawn",
+    "not drawn",
+    "usable",
+    "payable",
+    "vested",
+    "rejected",
+    "unavailable",
+    "stale",
+    "inconclusive",
+    "skipped",
+]
+
+
+class _View(Struct, frozen=True, kw_only=True):
+    pass
+
+
+class WaitView(_View, frozen=True):
+    """Something the node waits for. Every wait has a name and an end."""
+
+    name: str  # "base checkpoint", "verdict on batch 12", ...
+    waiting_for: str  # who or what, in a few words
+    since_s: float
+    deadline_s: float  # seconds left
+
+
+class ProblemView(_View, frozen=True):
+    """What is wrong, in one sentence, and what to do about it."""
+
+    name: str  # short and stable: "no-peers", "child-oom", ...
+    what: str
+    fix: str
+
+
+class ChildView(_View, frozen=True):
+    """A worker process under the supervisor."""
+
+    name: str  # unique in this daemon: "<kind>-<first 8 hex digits of the run>"
+    kind: str  # engine | learner | verifier
+    run: str
+    pid: int | None
+    state: ChildState
+    busy_with: str
+    busy_s: float
+    restarts: int
+    reason: str  # why it last stopped, in one sentence; "" if it never did
+    restart_in_s: float = 0.0
+
+
+class RoleView(_View, frozen=True):
+    """A role held in a run, and what it is doing."""
+
+    role: str
+    run: str
+    state: str
+    reason: str = ""
+
+
+class NetworkView(_View, frozen=True):
+    state: Literal["online", "connecting", "alone"]
+    reason: str
+    listen: tuple[str, ...]
+    peers: int
+    gossip_received_bytes: int = 0
+    gossip_sent_bytes: int = 0
+    stream_received_bytes: int = 0
+    stream_sent_bytes: int = 0
+    rejected: int = 0  # gossip messages refused
+    handler_errors: int = 0
+
+
+class VersionView(_View, frozen=True):
+    """A policy version, as its manifest tells."""
+
+    version: str
+    learner: str
+    step: int
+    kind: str
+    reward_mean: float
+    batches: int  # consumed by its step
+    held: bool  # the weights are on this machine
+
+
+class AccountView(_View, frozen=True):
+    """What the ledger holds for one key, in credits."""
+
+    peer: str
+    roles: tuple[str, ...]
+    final: float
+    pending: float
+    excluded: bool
+    reason: str = ""  # why it is excluded
+
+
+class RunView(_View, frozen=True):
+    """A run this node knows."""
+
+    run: str
+    name: str
+    originator: str
+    joined: bool
+    roles: tuple[str, ...]  # held by this node
+    state: str  # "waiting" | "running" | "unstable" | "finished" | "known"
+    reason: str = ""
+    newest: VersionView | None = None
+    lag_steps: int = 0  # newest version's step less the step this node has
+    reward_first: float | None = None  # mean of the first five versions
+    reward_last: float | None = None  # mean of the last five
+    versions: int = 0
+    batches_usable: int = 0
+    batches_rejected: int = 0
+    cut: int = 0
+    state_root: str = ""
+    excluded: tuple[str, ...] = ()
+    accounts: tuple[AccountView, ...] = ()  # in `runs show` only
+    recent: tuple[VersionView, ...] = ()  # newest first, at most 32; in `runs show` only
+    invite: str = ""
+    warning: str = ""  # for example NOT SYBIL-RESISTANT
+
+
+class StatusView(_View, frozen=True):
+    version: str  # of primed
+    peer: str
+    pid: int
+    data_dir: str
+    uptime_s: float
+    network: NetworkView
+    roles: tuple[RoleView, ...] = ()
+    children: tuple[ChildView, ...] = ()
+    runs: tuple[RunView, ...] = ()
+    waits: tuple[WaitView, ...] = ()
+    problems: tuple[ProblemView, ...] = ()
+    invite: str = ""  # of the swarm: what others give to `primed start --join`
+
+
+class PeerView(_View, frozen=True):
+    peer: str
+    addresses: tuple[str, ...]
+    direction: str  # in | out
+    connected_s: float
+    score: float
+    roles: tuple[str, ...] = ()  # announced in hello
+    runs: tuple[str, ...] = ()
+
+
+class PeersView(_View, frozen=True):
+    peers: tuple[PeerView, ...]
+
+
+class IdentityView(_View, frozen=True):
+    peer: str
+    addresses: tuple[str, ...]  # multiaddrs others can dial
+    data_dir: str
+
+
+class RunsView(_View, frozen=True):
+    runs: tuple[RunView, ...]
+
+
+class BatchView(_View, frozen=True):
+    """One batch of this node's own, in the words of docs/rewards.md."""
+
+    run: str
+    counter: int
+    state: BatchState
+    reason: str  # why it is in this state
+    waits_for: str  # what has to happen next; "" in an end state
+    deadline_s: float | None  # seconds until that is given up
+    version: str
+    tokens: int
+    reward_mean: float
+    credits: float
+
+
+class RewardsView(_View, frozen=True):
+    """What this node has earned. `rejected` by reason."""
+
+    run: str
+    final: float
+    pending: float
+    excluded: bool
+    batches: tuple[BatchView, ...]  # newest first
+    rejected: dict[str, int]
+    states: dict[str, int]  # batches in each state
+
+
+class VerdictView(_View, frozen=True):
+    commitment: str
+    worker: str
+    counter: int
+    verifier: str
+    outcome: str
+    reason: str
+    round: int
+    measurements: dict[str, float]
+
+
+class VerdictsView(_View, frozen=True):
+    run: str
+    verdicts: tuple[VerdictView, ...]  # newest first
+
+
+class StoppingView(_View, frozen=True):
+    pid: int
+    stopping: bool = True
+
+
+View = (
+    StatusView
+    | PeersView
+    | IdentityView
+    | RunsView
+    | RunView
+    | RewardsView
+    | VerdictsView
+    | StoppingView
+)
+
+
+class NodeView(Protocol):
+    """What the local API may ask of a daemon. Runs are named by id in hex, a unique prefix of it
+    (8 digits or more) or their name. Each method raises UserError for what the user can mend."""
+
+    async def status(self) -> StatusView: ...
+
+    async def peers(self) -> PeersView: ...
+
+    async def identity(self) -> IdentityView: ...
+
+    async def runs(self) -> RunsView: ...
+
+    async def run(self, run: str) -> RunView:
+        """With accounts and recent versions."""
+
+    async def join(self, target: str, roles: tuple[str, ...]) -> RunView:
+        """Join a run by id or invite; no roles: those that fit the machine."""
+
+    async def publish(self, spec_path: str) -> RunView:
+        """Sign a RunSpec file (TOML or JSON) and offer the run to the swarm."""
+
+    async def rewards(self, run: str, limit: int) -> RewardsView:
+        """`run` "" is the only run that was joined."""
+
+    async def verdicts(self, run: str, limit: int) -> VerdictsView: ...
+
+    async def stop(self) -> StoppingView:
+        """Begin an orderly stop and return at once."""
