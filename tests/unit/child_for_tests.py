@@ -1,0 +1,89 @@
+"""A real child process for the supervisor's tests: speaks primed.training.messages over --fd.
+
+What it does is asked for by the counter of a Generate request, so that a test can have any fault.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+
+import msgspec
+
+from primed.training import messages as m
+
+SLOW, OOM, EXIT, RUBBISH, SILENT, SEGFAULT, FATAL = range(101, 108)
+
+
+def main() -> None:
+    sock = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1]))
+    lock, silent = threading.Lock(), threading.Event()
+
+    def send(message: m.Reply) -> None:
+        body = msgspec.msgpack.encode(message)
+        with lock:
+            sock.sendall(len(body).to_bytes(4, "big") + body)
+
+    def beat() -> None:
+        while not silent.wait(0.2):
+            send(m.Heartbeat(busy_with="", busy_s=0.0))
+
+    threading.Thread(target=beat, daemon=True).start()
+    print("environment", sorted(os.environ), flush=True)
+    stream = sock.makefile("rb")
+    while header := stream.read(4):
+        request = msgspec.msgpack.decode(
+            stream.read(int.from_bytes(header, "big")), type=m.Request
+        )
+        if isinstance(request, m.Configure):
+            if request.spec == b"bad":
+                send(m.Failed(id=request.id, kind="bad_config", message="no such model"))
+            else:
+                send(m.Ready(id=request.id, backend="torch", device="cpu", profile="test"))
+        elif isinstance(request, m.Generate):
+            misbehave(request, send, sock, silent)
+            if request.counter == FATAL:
+                return
+            send(generated(request))
+
+
+def misbehave(request: m.Generate, send, sock, silent) -> None:  # type: ignore[no-untyped-def]
+    match request.counter:
+        case 101:
+            time.sleep(3)
+        case 102:
+            os.kill(os.getpid(), 9)
+        case 103:
+            os._exit(7)
+        case 104:
+            sock.sendall(b"\x00\x00\x00\x02hi")
+        case 105:
+            silent.set()
+        case 106:
+            os.kill(os.getpid(), 11)
+        case 107:
+            send(m.Failed(id=request.id, kind="oom", message="2 GiB wanted", fatal=True))
+
+
+def generated(request: m.Generate) -> m.Generated:
+    return m.Generated(
+        id=request.id,
+        counter=request.counter,
+        version=request.version,
+        path=request.out_path,
+        batch=bytes(32),
+        size_bytes=1,
+        root=bytes(32),
+        rollouts=1,
+        chunks=1,
+        tokens=1,
+        reward_mean=0.5,
+        seconds=0.0,
+    )
+
+
+if __name__ == "__main__":
+    main()
