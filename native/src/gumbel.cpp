@@ -1,0 +1,114 @@
+// The same operations in the same order as twins/gumbel.py. Bits depend on the compiler flags in
+// CMakeLists.txt: no contraction into fused multiply-adds, fp32 arithmetic in fp32 registers.
+#include "gumbel.h"
+
+#include <algorithm>
+#include <cfloat>
+#include <cstring>
+
+#include "gumbel_coefficients.h"
+
+static_assert(FLT_EVAL_METHOD == 0, "fp32 must be evaluated as fp32");
+#ifdef __FAST_MATH__
+#error "-ffast-math changes bits that other machines check"
+#endif
+
+// One version per instruction set, chosen when the module is loaded; the bits are the same.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && !defined(__clang__)
+#define PRIMED_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define PRIMED_CLONES
+#endif
+
+namespace primed {
+namespace {
+
+constexpr std::size_t kBlock = 256;  // counters at a time: 4 KiB of words stay in the first cache
+
+inline std::int32_t bits_of(float value) {
+    std::int32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+inline float float_of(std::int32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+template <std::size_t N>
+inline __attribute__((always_inline)) float polynomial(const float (&c)[N], float x) {
+    float value = c[N - 1];
+#pragma GCC unroll 8
+    for (std::size_t i = N - 1; i-- > 0;) value = value * x + c[i];
+    return value;
+}
+
+// Natural logarithm of a positive normal number.
+inline __attribute__((always_inline)) float ln(float z) {
+    const std::int32_t bits = bits_of(z);
+    const std::int32_t exponent = (bits - 0x3f3504f3) >> 23;
+    const float f = float_of(bits - exponent * (1 << 23)) - 1.0f;
+    const float e = static_cast<float>(exponent);
+    const float square = f * f;
+    float y = (square * f) * polynomial(kQ, f);
+    y = y + e * -2.12194440e-4f;
+    y = y - 0.5f * square;
+    y = y + f;
+    return y + e * 0.693359375f;
+}
+
+inline __attribute__((always_inline)) float noise_of(std::uint32_t word) {
+    const auto low = static_cast<std::int32_t>(word & 0x7fffffffu);
+    const float x = (static_cast<float>(low) + 0.5f) * 0x1p-32f;
+    const float a = -ln(x);
+    const float upper = a - polynomial(kR, x) * x;
+    const float lower = -ln(a);
+    return word >> 31 ? upper : lower;
+}
+
+// words[4 * i + j] = output j of Philox4x32-10 for counter (first + i, position, 0, 0)
+PRIMED_CLONES void philox(std::uint64_t seed, std::uint32_t position, std::uint32_t first,
+                          std::size_t counters, std::uint32_t* words) {
+    for (std::size_t i = 0; i < counters; ++i) {
+        std::uint32_t c0 = first + static_cast<std::uint32_t>(i), c1 = position, c2 = 0, c3 = 0;
+        auto k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
+#pragma GCC unroll 10
+        for (int round = 0; round < 10; ++round) {
+            const std::uint64_t p0 = std::uint64_t{c0} * 0xD2511F53u;
+            const std::uint64_t p1 = std::uint64_t{c2} * 0xCD9E8D57u;
+            c0 = static_cast<std::uint32_t>(p1 >> 32) ^ c1 ^ k0;
+            c1 = static_cast<std::uint32_t>(p1);
+            c2 = static_cast<std::uint32_t>(p0 >> 32) ^ c3 ^ k1;
+            c3 = static_cast<std::uint32_t>(p0);
+            k0 += 0x9E3779B9u;
+            k1 += 0xBB67AE85u;
+        }
+        words[4 * i] = c0;
+        words[4 * i + 1] = c1;
+        words[4 * i + 2] = c2;
+        words[4 * i + 3] = c3;
+    }
+}
+
+}  // namespace
+
+PRIMED_CLONES void gumbel_of_words(const std::uint32_t* words, std::size_t count, float* out) {
+    for (std::size_t i = 0; i < count; ++i) out[i] = noise_of(words[i]);
+}
+
+void gumbel(const std::uint64_t* seeds, const std::uint32_t* positions, std::size_t rows,
+            std::size_t vocabulary, float* out) {
+    std::uint32_t words[4 * kBlock];
+    for (std::size_t b = 0; b < rows; ++b) {
+        for (std::size_t t = 0; t < vocabulary; t += 4 * kBlock) {
+            const std::size_t count = std::min(4 * kBlock, vocabulary - t);
+            philox(seeds[b], positions[b], static_cast<std::uint32_t>(t / 4), (count + 3) / 4,
+                   words);
+            gumbel_of_words(words, count, out + b * vocabulary + t);
+        }
+    }
+}
+
+}  // namespace primed

@@ -1,0 +1,1 @@
+"""NumPy twins: the specification that every compiled kernel must reproduce bit by bit."""
