@@ -1,0 +1,175 @@
+"""Settings: flags > PRIMED_* environment > <data dir>/primed.toml > defaults.
+
+Every value knows where it came from, so that an error and `primed status` can say it. Unknown keys
+are errors, with the nearest known one. Lists are separated by commas in the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from primed.node.addresses import check_dialable, check_listen
+from primed.node.paths import DEFAULT_DATA_DIR, DataDir
+from primed.p2p.errors import UserError
+from primed.verify.runspec import Role
+
+DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/4101",)
+_PREFIX = "PRIMED_"
+_NOT_SETTINGS = {"PRIMED_DATA_DIR", "PRIMED_DEBUG", "PRIMED_NATIVE"}  # read elsewhere
+
+
+def _setting(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True)
+class Config:
+    """A node's settings. A field without documentation is not one that people set."""
+
+    data_dir: DataDir = field(default_factory=lambda: DataDir(Path(DEFAULT_DATA_DIR)))
+    listen: tuple[str, ...] = _setting(DEFAULT_LISTEN, "addresses to listen on")
+    bootstrap: tuple[str, ...] = _setting((), "peers to find the swarm by, or invites' addresses")
+    roles: tuple[Role | Literal["auto"], ...] = _setting(
+        ("auto",), "roles to hold; auto: those that fit this machine"
+    )
+    profile: Literal["home", "server", "lowpower"] = _setting(
+        "home", "connection limits: home 50, server 400, lowpower 20"
+    )
+    threads: Annotated[int, Meta(ge=1, le=1024)] = _setting(1, "CPU threads of each child process")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least level logged")
+    log_format: Literal["console", "json"] = _setting("console", "console or json, on stderr")
+    metrics_listen: str = _setting("", "host:port for Prometheus, for example 127.0.0.1:9464")
+    origins: Mapping[str, str] = field(default_factory=dict)  # setting -> where it came from
+
+    @property
+    def max_connections(self) -> int:
+        return {"home": 50, "server": 400, "lowpower": 20}[self.profile]
+
+
+SETTINGS = {item.name: item for item in fields(Config) if "doc" in item.metadata}
+_TYPES = get_type_hints(Config, include_extras=True)
+
+
+def find_data_dir(flag: str | None, environ: Mapping[str, str] = os.environ) -> DataDir:
+    """The data directory: flag, PRIMED_DATA_DIR, ~/.primed."""
+    return DataDir(Path(flag or environ.get("PRIMED_DATA_DIR") or DEFAULT_DATA_DIR))
+
+
+def load_config(
+    data_dir: DataDir,
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """Merge all sources; a flag that is None was not given. Raises UserError naming the source."""
+    values: dict[str, Any] = {}
+    origins = {name: "default" for name in SETTINGS}
+    for origin, source in _sources(data_dir, flags, environ):
+        for name, value in source.items():
+            where = origin.format(name=name, NAME=name.upper(), flag=name.replace("_", "-"))
+            values[name] = _converted(name, value, where)
+            origins[name] = where
+    return Config(data_dir=data_dir, origins=origins, **values)
+
+
+def _sources(
+    data_dir: DataDir, flags: Mapping[str, Any], environ: Mapping[str, str]
+) -> Iterable[tuple[str, dict[str, Any]]]:
+    """From weakest to strongest, with the pattern that names where a value came from."""
+    path = str(data_dir.config).replace("{", "{{").replace("}", "}}")
+    yield path, _from_file(data_dir.config)
+    yield "PRIMED_{NAME}", _from_environment(environ)
+    yield "--{flag}", {name: value for name, value in flags.items() if value is not None}
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        values: dict[str, Any] = tomlkit.parse(path.read_text()).unwrap()
+    except (TOMLKitError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}", "mend that line") from error
+    for name in values:
+        if name not in SETTINGS:
+            raise UserError(f"unknown setting {name!r} in {path}", _suggestion(name, SETTINGS))
+    return values
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    found = {}
+    known = {_PREFIX + name.upper(): name for name in SETTINGS}
+    for variable, value in environ.items():
+        if not variable.startswith(_PREFIX) or variable in _NOT_SETTINGS:
+            continue
+        if variable not in known:
+            hint = _suggestion(variable, known)
+            raise UserError(f"unknown environment variable {variable}", hint)
+        name = known[variable]
+        is_list = isinstance(SETTINGS[name].default, tuple)
+        found[name] = [part for part in value.split(",") if part] if is_list else value
+    return found
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+
+
+def _converted(name: str, value: Any, origin: str) -> Any:
+    if isinstance(SETTINGS[name].default, tuple) and isinstance(value, str):
+        value = [value]
+    try:
+        converted = msgspec.convert(value, _TYPES[name], strict=False)
+        _check(name, converted)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise UserError(f"{name} from {origin}: {error}", SETTINGS[name].metadata["doc"]) from error
+    return converted
+
+
+def _check(name: str, value: Any) -> None:
+    if name == "listen":
+        for address in value:
+            check_listen(address)
+    elif name == "bootstrap":
+        for address in value:
+            check_dialable(address)
+    elif name == "metrics_listen" and value:
+        host, colon, port = value.rpartition(":")
+        if not (host and colon and port.isdecimal() and int(port) < 65536):
+            raise ValueError(f"{value!r} is not host:port")
+
+
+def write_config(data_dir: DataDir, chosen: Mapping[str, Any]) -> None:
+    """Write primed.toml: the chosen settings, and every other one as a comment with its default.
+    Raises UserError if there is one already."""
+    import tomlkit
+
+    document = tomlkit.document()
+    document.add(tomlkit.comment("Settings of this node. Flags and PRIMED_* variables go first."))
+    for name, item in SETTINGS.items():
+        document.add(tomlkit.nl())
+        document.add(tomlkit.comment(item.metadata["doc"]))
+        if (value := chosen.get(name)) is not None:
+            document.add(name, _plain(value))
+        else:
+            default = tomlkit.item(_plain(item.default)).as_string()
+            document.add(tomlkit.comment(f"{name} = {default}"))
+    try:
+        with data_dir.config.open("x") as file:
+            file.write(tomlkit.dumps(document))
+    except FileExistsError as error:
+        raise UserError(f"{data_dir.config} exists already", "edit it, or remove it") from error
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
