@@ -1,0 +1,77 @@
+"""Every bound and deadline of the protocols, in one place (docs/protocol.md, "Limits").
+
+Times are seconds, sizes bytes. Anything a peer can make us hold, wait for or repeat has a figure here.
+"""
+
+from __future__ import annotations
+
+MIB = 1024 * 1024
+
+# ---- streams
+FRAME_MAX_BYTES = 4 * MIB  # one frame: checked before its body is read
+DATA_FRAME_BYTES = MIB // 4  # attached bodies travel in raw frames of exactly this, but the last
+ATTACHMENT_MAX_BYTES = 256 * MIB
+IDLE_S = 10.0  # no byte for this long within a message: the stream is reset
+MIN_BYTES_PER_S = 32_000  # 256 kbit/s over the whole message
+READ_BYTES = 256 * 1024  # small reads cost twice the CPU on Noise + Yamux
+RESET_S = 1.0  # how long dropping a broken stream may take
+
+# ---- requests
+STREAMS_PER_PEER = 8  # inbound, for each protocol
+CLIENT_STREAMS_PER_PEER = 2  # outbound, for each protocol; one request at a time on each
+REQUESTS_BURST = 32
+REQUESTS_PER_S = 16.0
+SHARD_REQUESTS_BURST = 512  # shards are bounded by bytes, at most 1 MiB a request
+SHARD_REQUESTS_PER_S = 256.0
+ANSWERS_IN_FLIGHT = 64  # for each protocol, over all peers
+PEERS_TRACKED = 1024
+DISK_THREADS = 4
+
+# ---- hello
+RECORD_MAX_BYTES = 8 * 1024
+RECORD_LIFE_S = 3600.0
+RECORDS_KEPT = 1024
+GREET_AGAIN_S = 300.0
+GREET_RETRY_S = 5.0
+RUNS_LISTED = 256
+
+# ---- events
+EVENT_MAX_BYTES = 4 * 1024
+CUT_MAX_BYTES = 64 * 1024
+CLOCK_AHEAD_MS = 5 * 60 * 1000
+AUTHORS_MAX = 4096
+PENDING_PER_AUTHOR = 64
+PENDING_TOTAL = 2048
+INBOX_EVENTS = 1024
+RANGE_EVENTS = 256
+RANGE_MAX_BYTES = 1 * MIB
+ANTI_ENTROPY_S = 3.0
+RECOVER_HEAD_S = 10.0
+RECOVER_HEAD_PEERS = 2
+
+# ---- shardcast
+PUSH_MAX_BYTES = 1 * MIB  # larger payloads are pulled
+SMALL_PAYLOAD_BYTES = 16 * MIB
+SMALL_LEAF_BYTES = 64 * 1024
+LARGE_LEAF_BYTES = 256 * 1024
+PAYLOAD_LEAVES_MAX = 4_000_000
+LEAVES_PER_REQUEST = 4
+SOURCES_MAX = 8
+PUSH_PATIENCE_S = 1.5  # without a pushed leaf for this long: pull
+ASK_TIMEOUT_S = 30.0  # the machine's own bound, above what a stream allows 1 MiB
+HAVE_REFRESH_S = 2.0
+SOURCE_RETRY_S = 2.0
+EARLY_LEAVES_BYTES = 8 * MIB  # pushed leaves that came before their manifest
+SHARD_INBOX = 256
+DOWNLOADS_MAX = 64
+
+# ---- rollouts
+BATCHES_PER_WORKER = 64
+BATCH_BYTES_PER_WORKER = 1024 * MIB
+BATCHES_TOTAL = 4096
+BATCH_BYTES_TOTAL = 16 * 1024 * MIB
+RECEIPT_WAIT_S = 60.0  # hashing and syncing 256 MiB on a slow disk
+BUSY_RETRY_MS = 5000
+
+# ---- verdicts
+EVIDENCE_DETAIL_CHARS = 16 * 1024
