@@ -34,7 +34,11 @@ def build(chunks: Sequence[Bits], k: int) -> list[bytes]:
 
 
 def _build_rows(rows: Bits, k: int) -> list[bytes]:
-    indices, values = top(rows, k)  # [C, k]
+    return encode(*top(rows, k))
+
+
+def encode(indices: Ints, values: Bits) -> list[bytes]:
+    """The proofs that go through bit patterns u16 [C, k] at distinct flat indices [C, k]."""
     moduli = np.array([_modulus_of(row) for row in indices], np.int64)
     coefficients = _interpolate(indices % moduli[:, None], values.astype(np.int64) % PRIME)
     encoded = np.concatenate([moduli[:, None], coefficients], axis=1).astype(">u2")
