@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from primed.node.addresses import check_dialable, check_listen
-from primed.node.paths import DEFAULT_DATA_DIR, DataDir
+from primed.node.paths import DEFAULT_DATA_DIR, Paths
 from primed.p2p.errors import UserError
 from primed.verify.runspec import Role
 
@@ -34,7 +34,7 @@ def _setting(default: Any, doc: str) -> Any:
 class Config:
     """A node's settings. A field without documentation is not one that people set."""
 
-    data_dir: DataDir = field(default_factory=lambda: DataDir(Path(DEFAULT_DATA_DIR)))
+    data_dir: Path
     listen: tuple[str, ...] = _setting(DEFAULT_LISTEN, "addresses to listen on")
     bootstrap: tuple[str, ...] = _setting((), "peers to find the swarm by, or invites' addresses")
     roles: tuple[Role | Literal["auto"], ...] = _setting(
@@ -58,33 +58,33 @@ SETTINGS = {item.name: item for item in fields(Config) if "doc" in item.metadata
 _TYPES = get_type_hints(Config, include_extras=True)
 
 
-def find_data_dir(flag: str | None, environ: Mapping[str, str] = os.environ) -> DataDir:
+def find_paths(flag: str | None, environ: Mapping[str, str] = os.environ) -> Paths:
     """The data directory: flag, PRIMED_DATA_DIR, ~/.primed."""
-    return DataDir(Path(flag or environ.get("PRIMED_DATA_DIR") or DEFAULT_DATA_DIR))
+    return Paths(Path(flag or environ.get("PRIMED_DATA_DIR") or DEFAULT_DATA_DIR))
 
 
 def load_config(
-    data_dir: DataDir,
+    paths: Paths,
     flags: Mapping[str, Any],
     environ: Mapping[str, str] = os.environ,
 ) -> Config:
     """Merge all sources; a flag that is None was not given. Raises UserError naming the source."""
     values: dict[str, Any] = {}
     origins = {name: "default" for name in SETTINGS}
-    for origin, source in _sources(data_dir, flags, environ):
+    for origin, source in _sources(paths, flags, environ):
         for name, value in source.items():
             where = origin.format(name=name, NAME=name.upper(), flag=name.replace("_", "-"))
             values[name] = _converted(name, value, where)
             origins[name] = where
-    return Config(data_dir=data_dir, origins=origins, **values)
+    return Config(data_dir=paths.root, origins=origins, **values)
 
 
 def _sources(
-    data_dir: DataDir, flags: Mapping[str, Any], environ: Mapping[str, str]
+    paths: Paths, flags: Mapping[str, Any], environ: Mapping[str, str]
 ) -> Iterable[tuple[str, dict[str, Any]]]:
     """From weakest to strongest, with the pattern that names where a value came from."""
-    path = str(data_dir.config).replace("{", "{{").replace("}", "}}")
-    yield path, _from_file(data_dir.config)
+    path = str(paths.config).replace("{", "{{").replace("}", "}}")
+    yield path, _from_file(paths.config)
     yield "PRIMED_{NAME}", _from_environment(environ)
     yield "--{flag}", {name: value for name, value in flags.items() if value is not None}
 
@@ -149,7 +149,7 @@ def _check(name: str, value: Any) -> None:
             raise ValueError(f"{value!r} is not host:port")
 
 
-def write_config(data_dir: DataDir, chosen: Mapping[str, Any]) -> None:
+def write_config(paths: Paths, chosen: Mapping[str, Any]) -> None:
     """Write primed.toml: the chosen settings, and every other one as a comment with its default.
     Raises UserError if there is one already."""
     import tomlkit
@@ -165,10 +165,10 @@ def write_config(data_dir: DataDir, chosen: Mapping[str, Any]) -> None:
             default = tomlkit.item(_plain(item.default)).as_string()
             document.add(tomlkit.comment(f"{name} = {default}"))
     try:
-        with data_dir.config.open("x") as file:
+        with paths.config.open("x") as file:
             file.write(tomlkit.dumps(document))
     except FileExistsError as error:
-        raise UserError(f"{data_dir.config} exists already", "edit it, or remove it") from error
+        raise UserError(f"{paths.config} exists already", "edit it, or remove it") from error
 
 
 def _plain(value: Any) -> Any:

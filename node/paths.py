@@ -19,7 +19,7 @@ DEFAULT_DATA_DIR = "~/.primed"
 SOCKET_PATH_MAX_BYTES = 100  # of the kernel's 108, with room for a suffix while binding
 
 
-class DataDir:
+class Paths:
     """Paths only; `create` is the one method that writes."""
 
     def __init__(self, root: Path) -> None:
