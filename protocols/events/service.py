@@ -1,0 +1,204 @@
+"""EventLog: the signed events of one run, ours and everybody's, complete and in chain order.
+
+The daemon makes one for the run it takes part in, loads it, recovers its own head, then runs
+`run()` supervised. Emitting and receiving go through the journal; gossip brings news quickly,
+anti-entropy brings what gossip lost.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import trio
+
+from primed.p2p.errors import RemoteError
+from primed.p2p.network import Acceptance, Network, PeerId
+from primed.protocols.client import Client
+from primed.protocols.events.journal import Journal, OnEntry, OnEquivocation
+from primed.protocols.events.messages import (
+    GetHead,
+    GetHeads,
+    GetRange,
+    Heads,
+    Range,
+    Request,
+    SignedEvent,
+    Stored,
+    requests,
+    responses,
+)
+from primed.protocols.events.store import EventStore
+from primed.protocols.events.sync import Recovery, Sync
+from primed.protocols.events.validation import validate_message
+from primed.protocols.limits import (
+    ANTI_ENTROPY_S,
+    INBOX_EVENTS,
+    RANGE_MAX_BYTES,
+    RECOVER_HEAD_S,
+)
+from primed.protocols.rpc import Attachment, Refused
+from primed.protocols.server import Reply, Server
+from primed.protocols.topics import events_topic
+from primed.verify.signing import Signer
+from primed.verify.statements import Body, Entry, Head
+
+PROTOCOL = "/primed/events/1"
+SYNC_QUEUE = 64
+
+
+class EventLog:
+    def __init__(
+        self,
+        network: Network,
+        store: EventStore,
+        run_id: bytes,
+        identity_peer: bytes,
+        sign: Signer,
+        wall_clock: Callable[[], int],
+        rng: random.Random,
+    ) -> None:
+        """wall_clock: unix milliseconds. rng chooses the peers to compare heads with."""
+        self.dropped_events = 0  # inbox full; anti-entropy brings them
+        self._network = network
+        self._me = identity_peer
+        self._sign = sign
+        self._wall_clock = wall_clock
+        self._rng = rng
+        self._topic = events_topic(run_id)
+        self._journal = Journal(store, run_id)
+        self._chains = self._journal.chains
+        self._client = Client(network, PROTOCOL, responses)
+        self._sync = Sync(network, self._client, self._journal, wall_clock)
+        self._arrived, self._inbox = trio.open_memory_channel[tuple[PeerId, Stored]](INBOX_EVENTS)
+        self._to_sync, self._sync_queue = trio.open_memory_channel[PeerId](SYNC_QUEUE)
+        Server(network, PROTOCOL, requests, self._answer)
+        network.on_peer(self._on_peer)
+
+    # ---- for the daemon
+
+    def on_entry(self, callback: OnEntry) -> None:
+        """Call it with every event that is newly stored, own or foreign, each author's in order."""
+        self._journal.entry_callbacks.append(callback)
+
+    def on_equivocation(self, callback: OnEquivocation) -> None:
+        """Call it with (author, seq, proof): the author's events from seq on are void."""
+        self._journal.equivocation_callbacks.append(callback)
+
+    async def load(self) -> None:
+        """Read the store. First of all, once."""
+        await self._journal.load()
+
+    async def replay(self, callback: OnEntry) -> None:
+        """Call with every event stored so far, each author's in chain order."""
+        await self._journal.replay(callback)
+
+    async def recover_own_head(self, deadline_s: float = RECOVER_HEAD_S) -> Recovery:
+        """Before the first emit: adopt our own events that peers have and the store lost."""
+        return await self._sync.recover(self._me, deadline_s)
+
+    async def emit(self, body: Body) -> Entry:
+        """Sign and store our next event, then gossip it. Durable when it returns or is cancelled
+        while publishing. Raises LocalError for a body that is too large or not finite, and what
+        the store raises."""
+        stored, message = await self._journal.emit(self._me, body, self._wall_clock(), self._sign)
+        await self._network.publish(self._topic, message)
+        return stored.entry
+
+    def heads(self) -> list[Head]:
+        """Newest event of every author, sorted by author: the table a cut is made of."""
+        return self._chains.heads()
+
+    def voids(self) -> dict[bytes, int]:
+        """Authors proven to have equivocated: their events from this seq on are void."""
+        return {void.author: void.seq for void in self._chains.voids()}
+
+    async def run(self) -> None:
+        """Receive and compare until cancelled."""
+        self._network.subscribe(self._topic, self._validate, self._deliver)
+        for info in self._network.peers():
+            self._ask_soon(info.peer)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._take_in)
+                nursery.start_soon(self._sync_loop)
+                nursery.start_soon(self._tick)
+        finally:
+            self._network.unsubscribe(self._topic)
+
+    # ---- gossip
+
+    def _validate(self, sender: PeerId, message: bytes) -> Acceptance:
+        return validate_message(self._chains, self._wall_clock(), message).acceptance
+
+    def _deliver(self, sender: PeerId, message: bytes) -> None:
+        stored = validate_message(self._chains, self._wall_clock(), message).stored
+        if stored is None:
+            return
+        try:
+            self._arrived.send_nowait((sender, stored))
+        except trio.WouldBlock:
+            self.dropped_events += 1
+
+    async def _take_in(self) -> None:
+        """Store what gossip brought; a gap or a fork is cleared up with the peer it came from."""
+        async for sender, stored in self._inbox:
+            forks = await self._journal.admit([stored])
+            event = stored.event
+            if forks or event.seq > self._chains.next_seq(event.author):
+                self._ask_soon(sender)
+
+    # ---- anti-entropy
+
+    def _on_peer(self, peer: PeerId, connected: bool) -> None:
+        if connected:
+            self._ask_soon(peer)
+
+    def _ask_soon(self, peer: PeerId) -> None:
+        try:
+            self._to_sync.send_nowait(peer)
+        except trio.WouldBlock:
+            pass  # enough to do; the tick comes round to it
+
+    async def _tick(self) -> None:
+        while True:
+            await trio.sleep(ANTI_ENTROPY_S * self._rng.uniform(0.7, 1.3))
+            if peers := sorted(info.peer for info in self._network.peers()):
+                self._ask_soon(self._rng.choice(peers))
+
+    async def _sync_loop(self) -> None:
+        async for peer in self._sync_queue:
+            try:
+                await self._sync.with_peer(peer)
+            except RemoteError:
+                pass  # charged where it was found; the next tick asks another peer
+
+    # ---- answers
+
+    async def _answer(self, peer: PeerId, message: Request, _: Attachment) -> Reply:
+        if message.run != self._chains.run:
+            raise Refused("not_found", "no such run here")
+        if isinstance(message, GetHeads):
+            if message.summary == self._chains.summary():
+                return Reply(Heads((), ()))
+            return Reply(Heads(tuple(self._chains.heads()), tuple(self._chains.voids())))
+        if isinstance(message, GetHead):
+            heads = [head for head in self._chains.heads() if head.author == message.author]
+            return Reply(Heads(tuple(heads), ()))
+        if isinstance(message, GetRange):
+            found = await self._journal.read(message.author, message.start, message.count)
+            return Reply(Range(_within_bytes(found)))
+        if message.author not in self._chains.proofs:
+            raise Refused("not_found", "no proof against this author")
+        return Reply(self._chains.proofs[message.author][1])
+
+
+def _within_bytes(events: list[SignedEvent]) -> tuple[SignedEvent, ...]:
+    """As many of the events as fit into one answer, at least one."""
+    total, count = 0, 0
+    for signed in events:
+        total += len(signed.event)
+        if count and total > RANGE_MAX_BYTES:
+            break
+        count += 1
+    return tuple(events[:count])

@@ -1,0 +1,176 @@
+"""Anti-entropy: compare heads with a peer and fetch what we lack; find forks and our own past.
+
+Every byte from the peer goes through the same validation as gossip. A peer that serves what does
+not validate, or promises heads it cannot show, is charged and left. Called by `service` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from primed.p2p.errors import HIGH, LOW, MID, RemoteError
+from primed.p2p.network import Acceptance, Network, PeerId
+from primed.protocols.client import Client
+from primed.protocols.events.journal import Journal
+from primed.protocols.events.messages import (
+    Equivocation,
+    GetHead,
+    GetHeads,
+    GetProof,
+    GetRange,
+    Heads,
+    Range,
+    Response,
+    SignedEvent,
+    Stored,
+    Void,
+)
+from primed.protocols.events.validation import validate_event
+from primed.protocols.limits import RANGE_EVENTS, RECOVER_HEAD_PEERS
+from primed.verify.statements import Head
+
+ONE_MORE_S = 1.0  # after the first answer about our own head, how long to wait for another peer
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What peers said about our own chain: how many answered, how many events we had lost."""
+
+    answered: int
+    adopted: int
+
+    @property
+    def reason(self) -> str:
+        """One sentence for `primed status`."""
+        if not self.answered:
+            return "No peer could confirm our own chain; the local store counts."
+        if self.adopted:
+            return f"Adopted {self.adopted} of our own events that the local store had lost."
+        return f"{self.answered} peers confirm our own chain."
+
+
+class Sync:
+    def __init__(
+        self,
+        network: Network,
+        client: Client[Response],
+        journal: Journal,
+        wall_clock: Callable[[], int],
+    ) -> None:
+        self._network = network
+        self._client = client
+        self._journal = journal
+        self._chains = journal.chains
+        self._wall_clock = wall_clock
+
+    async def with_peer(self, peer: PeerId) -> None:
+        """Learn all that the peer has and we have not. Raises RemoteError (charged)."""
+        message = GetHeads(self._chains.run, self._chains.summary())
+        answer = await self._client.request(peer, message)
+        if not isinstance(answer, Heads):
+            raise self._charged(peer, MID, "wrong answer")
+        for void in answer.voids:
+            await self._learn_void(peer, void)
+        for head in answer.heads:
+            await self._learn_head(peer, head)
+
+    async def recover(self, me: bytes, deadline_s: float) -> Recovery:
+        """Ask up to two peers for our own head; adopt a longer chain. Ends by the deadline."""
+        answered, first_seq = 0, self._chains.next_seq(me)
+        asked: set[PeerId] = set()
+        with trio.move_on_after(deadline_s) as scope:
+            while answered < RECOVER_HEAD_PEERS:
+                fresh = [info.peer for info in self._network.peers() if info.peer not in asked]
+                if not fresh:
+                    await trio.sleep(0.05)
+                    continue
+                asked.add(fresh[0])
+                if await self._asked_about(fresh[0], me):
+                    answered += 1
+                    scope.deadline = min(scope.deadline, trio.current_time() + ONE_MORE_S)
+        return Recovery(answered, self._chains.next_seq(me) - first_seq)
+
+    async def _asked_about(self, peer: PeerId, author: bytes) -> bool:
+        try:
+            answer = await self._client.request(peer, GetHead(self._chains.run, author))
+            if not isinstance(answer, Heads):
+                raise self._charged(peer, MID, "wrong answer")
+            for head in answer.heads:
+                if head.author == author:
+                    await self._learn_head(peer, head)
+        except RemoteError:
+            return False
+        return True
+
+    async def _learn_head(self, peer: PeerId, head: Head) -> None:
+        if self._chains.is_void(head.author, head.seq) or self._chains.is_full_for(head.author):
+            return
+        known = self._chains.digest_at(head.author, head.seq)
+        if known is None:
+            await self._fetch_to(peer, head)
+        elif known != head.digest:
+            await self._compare(peer, head.author, head.seq)
+
+    async def _learn_void(self, peer: PeerId, void: Void) -> None:
+        if self._chains.is_void(void.author, void.seq):
+            return
+        answer = await self._client.request(peer, GetProof(self._chains.run, void.author))
+        if not isinstance(answer, Equivocation) or not await self._journal.convict(answer):
+            raise self._charged(peer, HIGH, "no proof of equivocation")
+
+    async def _fetch_to(self, peer: PeerId, head: Head) -> None:
+        while (start := self._chains.next_seq(head.author)) <= head.seq:
+            count = min(RANGE_EVENTS, head.seq - start + 1)
+            fetched = await self._range(peer, head.author, start, count)
+            if not fetched:
+                return
+            if await self._journal.admit(fetched):
+                await self._find_fork(peer, head.author)
+                return
+            if self._chains.next_seq(head.author) == start:
+                return
+
+    async def _find_fork(self, peer: PeerId, author: bytes) -> None:
+        """The peer's next event does not follow ours: then its event before differs from ours."""
+        last = self._chains.next_seq(author) - 1
+        if last < 0 or not await self._compare(peer, author, last):
+            raise self._charged(peer, MID, "keeps a chain whose links do not fit")
+
+    async def _compare(self, peer: PeerId, author: bytes, seq: int) -> bool:
+        """Take in the peer's event at a place that we have too; whether that convicts the author."""
+        await self._journal.admit(await self._range(peer, author, seq, 1))
+        return self._chains.is_void(author, seq)
+
+    async def _range(self, peer: PeerId, author: bytes, start: int, count: int) -> list[Stored]:
+        """Validated events from start on; ends early at one that we ignore for now."""
+        answer = await self._client.request(peer, GetRange(self._chains.run, author, start, count))
+        if not isinstance(answer, Range) or len(answer.events) > count:
+            raise self._charged(peer, MID, "wrong answer")
+        if not answer.events:
+            raise self._charged(peer, LOW, "has not the events it announced")
+        found: list[Stored] = []
+        for seq, signed in enumerate(answer.events, start):
+            stored = self._validated(peer, author, seq, signed)
+            if stored is None:
+                break
+            found.append(stored)
+        return found
+
+    def _validated(
+        self, peer: PeerId, author: bytes, seq: int, signed: SignedEvent
+    ) -> Stored | None:
+        outcome = validate_event(self._chains, self._wall_clock(), signed)
+        if outcome.acceptance is Acceptance.REJECT:
+            raise self._charged(peer, HIGH, outcome.reason)
+        if outcome.stored is None:
+            return None
+        if (outcome.stored.event.author, outcome.stored.event.seq) != (author, seq):
+            raise self._charged(peer, MID, "other events than asked")
+        return outcome.stored
+
+    def _charged(self, peer: PeerId, penalty: int, reason: str) -> RemoteError:
+        self._network.penalise(peer, penalty, reason)
+        return RemoteError(reason, peer=peer, penalty=penalty)
