@@ -39,21 +39,32 @@ def root_of(leaves: Sequence[bytes]) -> bytes:
     return level[0]
 
 
-def path_of(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """Audit path of leaf `index`: sibling hashes from the leaf up to the root."""
-    if not 0 <= index < len(leaves):
-        raise IndexError(f"leaf {index} of {len(leaves)}")
-    path: list[bytes] = []
-    level = list(leaves)
-    while len(level) > 1:
-        sibling = index ^ 1
-        if sibling < len(level):
-            path.append(level[sibling])
+def levels_of(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """All levels of the tree over leaf hashes, leaves first, [root] last: for many paths at once."""
+    levels = [list(leaves) or [EMPTY_ROOT]]
+    while len(level := levels[-1]) > 1:
         paired = [_node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        if len(level) % 2:
-            paired.append(level[-1])
-        level, index = paired, index // 2
+        levels.append(paired + level[len(paired) * 2 :])
+    return levels
+
+
+def path_in(levels: Sequence[Sequence[bytes]], index: int) -> list[bytes]:
+    """Audit path of leaf `index`: sibling hashes from the leaf up to the root."""
+    if not 0 <= index < len(levels[0]):
+        raise IndexError(f"leaf {index} of {len(levels[0])}")
+    path: list[bytes] = []
+    for level in levels[:-1]:
+        if index ^ 1 < len(level):
+            path.append(level[index ^ 1])
+        index //= 2
     return path
+
+
+def path_of(leaves: Sequence[bytes], index: int) -> list[bytes]:
+    """path_in for a single path. Raises IndexError."""
+    if not leaves:
+        raise IndexError("no leaves")
+    return path_in(levels_of(leaves), index)
 
 
 def is_in_tree(root: bytes, leaf: bytes, index: int, count: int, path: Sequence[bytes]) -> bool:
