@@ -2,20 +2,15 @@
 
 The socket lies in a 0700 directory and is 0700 itself, so other users cannot connect. A browser
 cannot open unix sockets; should something forward one to it, requests with an Origin or for a
-host other than `primed` are refused (DNS rebinding, cross-site requests). Served by hypercorn on
-the daemon's trio loop; what it shows comes from a `NodeView`.
+host other than `primed` are refused (DNS rebinding, cross-site requests). Served by
+`node.serving` behind its `unix_listener`; what it shows comes from a `NodeView`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import hypercorn.config
-import hypercorn.trio
 import msgspec
 import structlog
 import trio
@@ -83,52 +78,6 @@ def make_app(node: NodeView, on_error: Callable[[], None] = lambda: None) -> ASG
         doing("/v1/stop", lambda _: node.stop()),
     ]
     return _LocalOnly(Starlette(routes=routes))
-
-
-@contextlib.asynccontextmanager
-async def serving(app: ASGIApp, path: Path) -> AsyncIterator[None]:
-    """Serve on a unix socket at `path` while entered. The data directory's lock must be held:
-    a socket file that is there already belongs to nobody and is replaced."""
-    listener = _listen(path)
-    config = hypercorn.config.Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.graceful_timeout = 2.0
-    config.include_server_header = False
-    config.errorlog = None
-    stop = trio.Event()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_serve, app, config, stop)
-        try:
-            yield
-        finally:
-            stop.set()
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-
-
-async def _serve(
-    app: ASGIApp,
-    config: hypercorn.config.Config,
-    stop: trio.Event,
-    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    await hypercorn.trio.serve(
-        app,  # type: ignore[arg-type]  # hypercorn's own, narrower spelling of an ASGI application
-        config,
-        shutdown_trigger=stop.wait,
-        task_status=task_status,
-        mode="asgi",
-    )
-
-
-def _listen(path: Path) -> socket.socket:
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(path))  # in a 0700 directory: nobody else can connect before the chmod
-    path.chmod(0o700)
-    listener.listen(64)
-    return listener
 
 
 class _LocalOnly:

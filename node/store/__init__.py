@@ -17,8 +17,8 @@ import trio
 
 from primed.node.store.batches import Batches
 from primed.node.store.database import Database
-from primed.node.store.evidence import EvidenceStore
 from primed.node.store.events import SqliteEvents
+from primed.node.store.evidence import EvidenceStore
 from primed.node.store.facts import Facts
 from primed.node.store.fingerprints import Fingerprints
 from primed.node.store.journal import Journal

@@ -1,0 +1,85 @@
+"""Prometheus metrics of one daemon, all named primed_*, in a registry of their own.
+
+Counted by whoever notices; network traffic is read from the network when somebody asks. Served at
+`metrics_listen`, if that is set, on /metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from primed.p2p.network import Traffic
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.child_stops = self._counter(
+            "primed_child_stops", "Children that stopped, by kind and reason", "child", "reason"
+        )
+        self.border_errors = self._counter(
+            "primed_border_errors", "Exceptions caught at a supervised border", "border"
+        )
+        self.batches = self._counter(
+            "primed_batches", "Own batches, by state reached", "run", "state"
+        )
+        self.verdicts = self._counter(
+            "primed_verdicts", "Verdicts given, by outcome and reason", "run", "outcome", "reason"
+        )
+        self.peers = Gauge("primed_peers", "Connected peers", registry=self.registry)
+        self.step = self._gauge("primed_policy_step", "Step of the newest policy version", "run")
+        self.reward = self._gauge("primed_reward_mean", "Its mean reward", "run")
+        self.lag = self._gauge("primed_lag_steps", "Newest step less the step held here", "run")
+        self.problems = Gauge("primed_problems", "Open problems", registry=self.registry)
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(name, documentation, labels, registry=self.registry)
+
+    def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        return Gauge(name, documentation, labels, registry=self.registry)
+
+    def watch_traffic(self, traffic: Callable[[], Traffic]) -> None:
+        """Include the network's counts from now on."""
+        self.registry.register(_TrafficCollector(traffic))
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _TrafficCollector(Collector):
+    def __init__(self, traffic: Callable[[], Traffic]) -> None:
+        self._traffic = traffic
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._traffic()
+        for name, value in vars(now).items():
+            if isinstance(value, int):
+                yield CounterMetricFamily(f"primed_{name}", name.replace("_", " "), value)
+        extra = CounterMetricFamily("primed_network", "Other network counts", labels=["what"])
+        for what, value in now.extra.items():
+            extra.add_metric([what], value)
+        yield extra
+
+
+def metrics_app(metrics: Metrics) -> Starlette:
+    """For `node.serving` behind a `tcp_listener`."""
+
+    async def show(_: Request) -> Response:
+        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    return Starlette(routes=[Route("/metrics", show)])
