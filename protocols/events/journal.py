@@ -172,7 +172,7 @@ class Journal:
         """The lowest place counts: it voids the most."""
         if self.chains.is_void(author, seq):
             return
-        await on_disk(self._store.set_proof, self.chains.run, author, proof)
+        await on_disk(self._store.add_proof, self.chains.run, author, proof)
         self.chains.set_proof(author, seq, proof)
         for callback in self.equivocation_callbacks:
             callback(author, seq, proof)

@@ -26,7 +26,7 @@ class EventStore(Protocol):
     def get(self, run: bytes, author: bytes, start: int, count: int) -> list[SignedEvent]:
         """Events start, start + 1, ... of the author, at most count; fewer where the chain ends."""
 
-    def set_proof(self, run: bytes, author: bytes, proof: Equivocation) -> None:
+    def add_proof(self, run: bytes, author: bytes, proof: Equivocation) -> None:
         """Keep a proof instead of any earlier one against the author (the new one voids more)."""
 
     def proofs(self, run: bytes) -> list[Equivocation]: ...

@@ -1,0 +1,70 @@
+"""Messages of /primed/shardcast/1 and of the shard topics (bounds are part of the types)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from msgspec.msgpack import Decoder
+
+from primed.protocols.limits import LARGE_LEAF_BYTES, LEAVES_PER_REQUEST, PAYLOAD_LEAVES_MAX
+from primed.verify.digests import digest, u64
+from primed.verify.runspec import Digest, Signature
+from primed.verify.statements import Payload
+
+Index = Annotated[int, Meta(ge=0, lt=PAYLOAD_LEAVES_MAX)]
+LeafBytes = Annotated[bytes, Meta(min_length=1, max_length=LARGE_LEAF_BYTES)]
+Path = Annotated[tuple[Digest, ...], Meta(max_length=22)]  # 2**22 > PAYLOAD_LEAVES_MAX
+
+
+class _Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    pass
+
+
+class Shard(_Message, frozen=True, tag="shard"):
+    """Gossip: one leaf, with the learner's word (domain `shards`, over shards_message) that the
+    payload is its own, so that it can be judged and forwarded before its manifest arrives."""
+
+    payload: Payload
+    signature: Signature
+    index: Index
+    leaf: LeafBytes
+    path: Path
+
+
+class GetHave(_Message, frozen=True, tag="get_have"):
+    root: Digest
+
+
+class GetLeaves(_Message, frozen=True, tag="get_leaves"):
+    root: Digest
+    indexes: Annotated[tuple[Index, ...], Meta(min_length=1, max_length=LEAVES_PER_REQUEST)]
+
+
+class Have(_Message, frozen=True, tag="have"):
+    """Bit i (of byte i // 8, lowest first) is set if the peer has leaf i. Empty: nothing."""
+
+    bitmap: Annotated[bytes, Meta(max_length=PAYLOAD_LEAVES_MAX // 8)]
+
+
+class Leaf(_Message, frozen=True):
+    index: Index
+    leaf: LeafBytes
+    path: Path
+
+
+class Leaves(_Message, frozen=True, tag="leaves"):
+    """Those of the asked leaves that the peer has."""
+
+    leaves: Annotated[tuple[Leaf, ...], Meta(max_length=LEAVES_PER_REQUEST)]
+
+
+requests: Decoder[GetHave | GetLeaves] = Decoder(GetHave | GetLeaves)
+responses: Decoder[Have | Leaves] = Decoder(Have | Leaves)
+shards: Decoder[Shard] = Decoder(Shard)
+
+
+def shards_message(run: bytes, learner: bytes, payload: Payload) -> bytes:
+    """What a learner signs once for all shards of a payload."""
+    size, leaf = u64(payload.size_bytes), u64(payload.leaf_bytes)
+    return digest("shards", run, learner, payload.root, size, leaf)
