@@ -27,6 +27,8 @@ from primed.verify.runspec import RunSpec
 from primed.verify.toploc import chunks_of, proof_bytes
 
 __all__ = [
+    "LOGPROB_MAX",
+    "LOGPROB_MIN",
     "Finding",
     "ModelFacts",
     "Scorer",

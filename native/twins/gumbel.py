@@ -42,7 +42,7 @@ def gumbel(seeds: NDArray[np.uint64], positions: Words, vocabulary: int) -> Floa
     key_low = seeds.astype(np.uint32)[:, None]  # [B, 1]
     key_high = (seeds >> np.uint64(32)).astype(np.uint32)[:, None]
     words = philox((fours, positions[:, None], zero, zero), (key_low, key_high))
-    interleaved = np.stack(words, axis=-1).reshape(len(seeds), -1)  # [B, 4·ceil(V/4)]
+    interleaved = np.stack(words, axis=-1).reshape(len(seeds), 4 * fours.size)
     return gumbel_of_words(interleaved[:, :vocabulary])
 
 

@@ -41,6 +41,13 @@ FIXED_EDGES = [
 ]
 
 
+@pytest.fixture(params=["as built", "without the extension"], autouse=True)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test holds with the compiled module and with its twin alone."""
+    if request.param != "as built":
+        monkeypatch.setattr(native, "_ext", None)
+
+
 def words_of(count: int, seed: int) -> NDArray[np.uint32]:
     return np.random.default_rng(seed).integers(0, 2**32, count, dtype=np.uint32)
 
