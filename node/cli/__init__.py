@@ -1,0 +1,73 @@
+"""`primed`: the command line. Exit codes: 0 done, 1 something the user can mend (or a bug), 2 wrong
+usage, 3 the data directory is held by another daemon.
+
+Errors say what is wrong and what to do, without a traceback (PRIMED_DEBUG=1 shows it). With --json
+a command asks nothing and prints one JSON object, also for an error. Answering `status` costs less
+than 0.25 s of CPU: nothing here imports torch, libp2p, trio or rich before it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from primed.p2p.errors import UserError
+
+EXIT_USER, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; the exit code."""
+    from cyclopts import CycloptsError
+
+    from primed.node.cli.app import app
+
+    as_json = "--json" in arguments
+    try:
+        result = app(arguments, exit_on_error=False, result_action="return_value")
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except CycloptsError:
+        return EXIT_USAGE  # printed by cyclopts
+    except UserError as error:
+        _report(error, as_json)
+        return error.exit_code
+    except BrokenPipeError:  # `primed … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if os.environ.get("PRIMED_DEBUG"):
+            raise
+        name = f"{type(error).__name__}: {error}"
+        text = f"this is a bug in primed: {name[:300]}"
+        _report(UserError(text, "set PRIMED_DEBUG=1 to see the traceback, and report it"), as_json)
+        return EXIT_USER
+
+
+def _report(error: UserError, as_json: bool) -> None:
+    if os.environ.get("PRIMED_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    if as_json:
+        import json
+
+        body = {"error": error.message, "hint": error.hint, "code": error.exit_code}
+        print(json.dumps(body, indent=2))
+    else:
+        _print_error(error, sys.stderr)
+
+
+def _print_error(error: UserError, file: TextIO) -> None:
+    print(f"error: {error.message}", file=file)
+    if error.hint:
+        print(f"  hint: {error.hint}", file=file)

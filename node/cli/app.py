@@ -1,0 +1,26 @@
+"""The root of the command line: which command is which function."""
+
+from __future__ import annotations
+
+from cyclopts import App
+
+from primed.node.cli import asking, local
+
+app = App(
+    name="primed",
+    help="Peer-to-peer node for verifiable reinforcement learning of language models.",
+    version=local.installed_version,
+    help_format="plaintext",
+)
+for command in (local.init, local.start, asking.stop, asking.status, asking.peers):
+    app.command(command)
+for command in (asking.rewards, asking.verdicts, local.demo, local.version):
+    app.command(command)
+app.command(asking.identity, name="id")
+
+runs = App(name="runs", help="The runs this node knows: list, show, join, publish.")
+runs.command(asking.list_runs, name="list")
+runs.command(asking.show_run, name="show")
+runs.command(asking.join)
+runs.command(asking.publish)
+app.command(runs)
