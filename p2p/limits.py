@@ -20,9 +20,7 @@ class Profile:
 
     def on_one_machine(self) -> Profile:
         """The same profile without the limits that assume one peer an IP."""
-        return replace(
-            self, inbound_per_ip=self.connections, inbound_per_subnet=self.connections
-        )
+        return replace(self, inbound_per_ip=self.connections, inbound_per_subnet=self.connections)
 
 
 HOME = Profile()

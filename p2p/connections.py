@@ -1,0 +1,69 @@
+"""Who is connected since when: the library's per-connection events made into per-peer ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
+
+import trio
+from libp2p.abc import INetConn, INetStream, INetwork, INotifee
+from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.rcmgr import Direction
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
+
+
+class Connected(NamedTuple):
+    since_s: float
+    direction: str  # "in" or "out"
+
+
+class Connections(INotifee):
+    """`on_change(peer, connected?, direction)` at the first connection and after the last one."""
+
+    def __init__(self, on_change: Callable[[bytes, bool, str], None]) -> None:
+        self._on_change = on_change
+        self._peers: dict[bytes, Connected] = {}
+        self._changed = trio.Event()
+
+    def peers(self) -> Collection[bytes]:
+        return self._peers.keys()
+
+    def entries(self) -> Iterable[tuple[bytes, Connected]]:
+        return tuple(self._peers.items())
+
+    def clear(self) -> None:
+        self._peers.clear()
+
+    async def wait_for_change(self, at_most_s: float) -> None:
+        with trio.move_on_after(at_most_s):
+            await self._changed.wait()
+
+    async def connected(self, network: INetwork, conn: INetConn) -> None:
+        peer = conn.muxed_conn.peer_id.to_bytes()
+        if peer in self._peers or conn.is_closed:
+            return
+        inbound = isinstance(conn, SwarmConn) and conn.direction == Direction.INBOUND
+        direction = "in" if inbound else "out"
+        self._peers[peer] = Connected(trio.current_time(), direction)
+        self._tell(peer, True, direction)
+
+    async def disconnected(self, network: INetwork, conn: INetConn) -> None:
+        peer_id = conn.muxed_conn.peer_id
+        others = network.connections.get(peer_id, [])
+        if any(other is not conn and not other.is_closed for other in others):
+            return
+        if gone := self._peers.pop(peer_id.to_bytes(), None):
+            self._tell(peer_id.to_bytes(), False, gone.direction)
+
+    def _tell(self, peer: bytes, is_connected: bool, direction: str) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+        self._on_change(peer, is_connected, direction)
+
+    async def opened_stream(self, network: INetwork, stream: INetStream) -> None: ...
+
+    async def closed_stream(self, network: INetwork, stream: INetStream) -> None: ...
+
+    async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None: ...
+
+    async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None: ...

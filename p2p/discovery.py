@@ -1,0 +1,133 @@
+"""The DHT: who is out there, and who serves a key (Kademlia with the standard prefix).
+
+Only peers whose identify lists our membership protocol enter the routing table, so a foreign
+network cannot fill it. Everything found is a hint for the peer book; hello proves membership.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+from libp2p.kad_dht.routing_table import RoutingTable
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from libp2p.peer.peerstore import PeerStoreError
+
+from primed.p2p import limits
+from primed.p2p.guard import GuardedHost
+from primed.p2p.peerbook import PeerBook
+from primed.p2p.streams import STREAM_ERRORS
+
+_log = logging.getLogger(__name__)
+
+
+class MembersTable(RoutingTable):
+    """A routing table that takes members only."""
+
+    def __init__(self, host: GuardedHost, is_member: Callable[[bytes], bool]) -> None:
+        # Subnet limits off: whole swarms share a subnet (and tests a host).
+        super().__init__(host.get_id(), host, max_peers_per_subnet=0)
+        self._is_member = is_member
+
+    async def add_peer(
+        self, peer_obj: PeerInfo | ID, *, skip_server_mode_check: bool = False
+    ) -> bool:
+        peer_id = peer_obj.peer_id if isinstance(peer_obj, PeerInfo) else peer_obj
+        if not self._is_member(peer_id.to_bytes()):
+            return False
+        return await super().add_peer(peer_obj, skip_server_mode_check=skip_server_mode_check)
+
+
+class Discovery:
+    def __init__(self, host: GuardedHost, book: PeerBook, member_protocol: str) -> None:
+        self._host = host
+        self._book = book
+        self._member_protocol = member_protocol
+        self.dht = KadDHT(host, DHTMode.SERVER, max_peers_per_subnet=0)
+        table = MembersTable(host, self.is_member)
+        self.dht.routing_table = table
+        self.dht.peer_routing.routing_table = table
+        self._provided: set[bytes] = set()
+        self._announced_to = 0
+
+    def is_member(self, peer: bytes) -> bool:
+        return self._member_protocol in self._host.protocols_of(peer)
+
+    async def add(self, peer: bytes) -> None:
+        """A peer that told its protocols: into the table, if it is a member."""
+        await self.dht.routing_table.add_peer(ID(peer), skip_server_mode_check=True)
+
+    def remove(self, peer: bytes) -> None:
+        self.dht.routing_table.remove_peer(ID(peer))
+
+    async def refresh(self) -> None:
+        """Look ourselves up, put what is found into the book, announce what we provide anew."""
+        with trio.move_on_after(limits.DHT_CALL_S):
+            await self._guarded(self.dht.refresh_routing_table)
+        self._harvest()
+        size = self.dht.get_routing_table_size()
+        if size > self._announced_to:
+            for key in self._provided:
+                await self._announce(key)
+        self._announced_to = size
+
+    def _harvest(self) -> None:
+        store = self._host.get_peerstore()
+        for peer_id in store.peers_with_addrs():
+            self._book.learn(peer_id.to_bytes(), self.addresses_of(peer_id.to_bytes()))
+
+    def addresses_of(self, peer: bytes) -> list[str]:
+        try:
+            return [str(address) for address in self._host.get_peerstore().addrs(ID(peer))]
+        except PeerStoreError:
+            return []
+
+    async def provide(self, key: bytes) -> None:
+        self._provided.add(key)
+        await self._announce(key)
+
+    async def _announce(self, key: bytes) -> None:
+        async def announce() -> None:
+            await self.dht.provider_store.provide(key)
+
+        with trio.move_on_after(limits.DHT_CALL_S):
+            await self._guarded(announce)
+
+    async def find(self, key: bytes, count: int) -> list[tuple[bytes, tuple[str, ...]]]:
+        """Providers of a key but ourselves. The library stops at its own records; this asks on."""
+        found: dict[bytes, tuple[str, ...]] = {}
+
+        def collect(providers: list[PeerInfo]) -> None:
+            for info in providers[: limits.PROVIDERS_MAX]:
+                peer = info.peer_id.to_bytes()
+                if info.peer_id != self._host.get_id() and len(found) < limits.PROVIDERS_MAX:
+                    found.setdefault(peer, tuple(str(a) for a in info.addrs[:8]))
+
+        async def ask(peer_id: ID) -> None:
+            store = self.dht.provider_store
+            with trio.move_on_after(limits.DHT_QUERY_S):
+                providers, _ = await store._get_providers_from_peer_with_closers(peer_id, key)
+                collect(providers)
+
+        async def search() -> None:
+            closest = await self.dht.peer_routing.find_closest_peers_network(key)
+            async with trio.open_nursery() as nursery:
+                for peer_id in closest:
+                    if peer_id != self._host.get_id():
+                        nursery.start_soon(ask, peer_id)
+
+        collect(self.dht.provider_store.get_providers(key))
+        if len(found) < count:
+            with trio.move_on_after(limits.DHT_CALL_S):
+                await self._guarded(search)
+        return list(found.items())[:count]
+
+    async def _guarded(self, action: Callable[[], Awaitable[None]]) -> None:
+        """The library's queries catch what peers do; what still comes through is logged."""
+        try:
+            await action()
+        except* STREAM_ERRORS as group:
+            _log.debug("DHT: %s", group.exceptions[0])

@@ -1,0 +1,266 @@
+"""Publish and subscribe: the library's Pubsub with its reading, judging and writing replaced.
+
+Every message is signed by its origin (libp2p StrictSign). That costs an Ed25519 signature and a
+check a message, and buys ids (origin + sequence number) that nobody can use up for another peer:
+with unsigned ids one forged message hides a real one from everybody. Judged at once, in order, in
+the task that read it; the peer that forwarded a message answers for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from google.protobuf.message import DecodeError
+from libp2p.abc import INetStream
+from libp2p.host.exceptions import HostException
+from libp2p.network.exceptions import SwarmException
+from libp2p.peer.id import ID
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.rpc_queue import RpcQueue
+from libp2p.utils.varint import encode_uvarint
+
+from primed.p2p import limits, peerid
+from primed.p2p.errors import HIGH, MID
+from primed.p2p.guard import GuardedHost
+from primed.p2p.network import Acceptance, Traffic
+from primed.p2p.outbox import Outbox
+from primed.p2p.router import Router
+from primed.p2p.streams import STREAM_ERRORS, reset_quietly
+
+_log = logging.getLogger(__name__)
+_SIGNING_PREFIX = b"libp2p-pubsub:"
+
+
+class MalformedGossip(Exception):
+    """Bytes on a gossip stream that are no RPC."""
+
+
+class Judge(Protocol):
+    """What gossip asks its owner."""
+
+    def judge(self, sender: bytes, topic: str, data: bytes) -> Acceptance: ...
+
+    def deliver(self, sender: bytes, topic: str, data: bytes) -> None: ...
+
+    def penalise(self, peer: bytes, points: int, reason: str) -> None: ...
+
+
+class SeenIds:
+    """The last message ids. Stands in for the library's cache, which is unbounded and a thread."""
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[bytes, None] = OrderedDict()
+
+    def has(self, key: bytes) -> bool:
+        return key in self._ids
+
+    def add(self, key: bytes) -> bool:
+        is_new = key not in self._ids
+        self._ids[key] = None
+        if len(self._ids) > limits.GOSSIP_SEEN_IDS:
+            self._ids.popitem(last=False)
+        return is_new
+
+
+class Gossip(Pubsub):
+    router: Router
+
+    def __init__(
+        self, host: GuardedHost, sign: Callable[[bytes], bytes], judge: Judge, traffic: Traffic
+    ) -> None:
+        super().__init__(
+            host,
+            Router(),
+            strict_signing=False,  # signed and checked here, with OpenSSL
+            max_subscriptions_per_peer=limits.GOSSIP_TOPICS_PER_PEER,
+            max_inbound_rpc_size=limits.GOSSIP_RPC_BYTES,
+        )
+        self.seen_messages.stop()
+        self.seen_messages = SeenIds()  # type: ignore[assignment]
+        self.counter = time.time_ns()  # never behind the sequence numbers of an earlier life
+        self._sign = sign
+        self._judge = judge
+        self._traffic = traffic
+
+    # --- our own messages
+
+    async def send(self, topic: str, data: bytes) -> None:
+        message = rpc_pb2.Message(
+            data=data, topicIDs=[topic], from_id=self.my_id.to_bytes(), seqno=self._next_seqno()
+        )
+        message.signature = self._sign(_SIGNING_PREFIX + message.SerializeToString())
+        self.seen_messages.add(message.from_id + message.seqno)
+        await self.router.publish(self.my_id, message)
+
+    # --- reading
+
+    async def stream_handler(self, stream: INetStream) -> None:
+        peer_id = stream.muxed_conn.peer_id
+        try:
+            await self.continuously_read_stream(stream)
+        except (MalformedGossip, DecodeError) as error:
+            self._traffic.malformed_rpcs += 1
+            self._judge.penalise(peer_id.to_bytes(), MID, f"malformed gossip: {error}")
+        except STREAM_ERRORS as error:
+            _log.debug("gossip stream from %s ended: %s", peer_id, error)
+        finally:
+            await reset_quietly(stream)
+
+    async def continuously_read_stream(self, stream: INetStream) -> None:
+        peer_id = stream.muxed_conn.peer_id
+        reader = _RpcReader(stream)
+        while self.manager.is_running:
+            rpc = rpc_pb2.RPC()
+            rpc.ParseFromString(await reader.next())
+            for message in rpc.publish:
+                await self.push_msg(peer_id, message)
+            if len(rpc.subscriptions) > limits.GOSSIP_TOPICS_PER_PEER:
+                raise MalformedGossip("too many subscriptions")
+            for subscription in rpc.subscriptions:
+                if len(subscription.topicid) <= limits.GOSSIP_TOPIC_BYTES:
+                    self.handle_subscription(peer_id, subscription)
+            if rpc.HasField("control"):
+                await self.router.handle_rpc(rpc, peer_id)
+
+    async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
+        """Judge a message that a peer sent, deliver it and send it on."""
+        sender = msg_forwarder.to_bytes()
+        self._traffic.gossip_received_bytes += len(msg.data)
+        message_id = msg.from_id + msg.seqno
+        if self.seen_messages.has(message_id):
+            self._traffic.gossip_duplicates += 1
+            return
+        if len(msg.topicIDs) != 1 or len(msg.data) > limits.GOSSIP_MESSAGE_BYTES:
+            self._reject(sender, MID, "gossip of wrong form")
+            return
+        topic = msg.topicIDs[0]
+        if topic not in self.topic_ids:
+            return
+        if not is_authentic(msg):
+            self._reject(sender, HIGH, "gossip with a wrong signature")
+            return
+        if msg.from_id == self.my_id.to_bytes():
+            return  # our own, from before a restart
+        verdict = self._judge.judge(sender, topic, msg.data)
+        if verdict is Acceptance.REJECT:
+            self._reject(sender, MID, "invalid gossip")
+            return
+        self.seen_messages.add(message_id)
+        if verdict is Acceptance.ACCEPT:
+            self._traffic.gossip_messages += 1
+            self._judge.deliver(sender, topic, msg.data)
+            await self.router.publish(msg_forwarder, msg)
+
+    def _reject(self, sender: bytes, points: int, reason: str) -> None:
+        self._traffic.gossip_rejected += 1
+        self._judge.penalise(sender, points, reason)
+
+    # --- writing
+
+    async def _handle_new_peer(self, peer_id: ID) -> None:
+        if peer_id in self.peers:
+            return
+        try:
+            stream = await self.host.new_stream(peer_id, self.protocols)
+        except (HostException, *STREAM_ERRORS) as error:
+            raise SwarmException(f"no gossip stream: {error}") from error  # is tried again
+        protocol = stream.get_protocol()
+        if peer_id in self.peers or protocol is None:
+            await reset_quietly(stream)
+            return
+        outbox = Outbox()
+        self.peers[peer_id], self.peer_queues[peer_id] = stream, outbox
+        outbox.push(self.get_hello_packet(), priority=True)
+        self.router.add_peer(peer_id, protocol)
+        self.manager.run_task(self.handle_sending_messages, peer_id, stream, outbox)
+        await self._send_recent_messages_to_new_peer(peer_id)
+
+    async def handle_sending_messages(
+        self, peer_id: ID, stream: INetStream, queue: RpcQueue
+    ) -> None:
+        """The only writer of this stream, so that no two RPCs mix."""
+        assert isinstance(queue, Outbox)
+        try:
+            while (letter := await queue.take()) is not None:
+                if letter.message_id and self.router.is_unwanted(peer_id, letter.message_id):
+                    continue
+                await _write_whole(stream, letter.encoded)
+                self._traffic.gossip_sent_bytes += letter.payload_bytes
+        except STREAM_ERRORS as error:
+            _log.debug("gossip stream to %s ended: %s", peer_id, error)
+            if self.peers.get(peer_id) is stream:
+                self._handle_dead_peer(peer_id)
+        finally:
+            await reset_quietly(stream)
+
+    async def write_msg(self, stream: INetStream, rpc_msg: rpc_pb2.RPC) -> bool:
+        """The library's way around the queue, led back into it."""
+        queue = self.peer_queues.get(stream.muxed_conn.peer_id)
+        return queue is not None and queue.push(rpc_msg)
+
+
+def is_authentic(message: rpc_pb2.Message) -> bool:
+    """Whether the origin, an Ed25519 peer, signed it (libp2p pubsub specification)."""
+    if len(message.seqno) != 8:
+        return False
+    bare = rpc_pb2.Message()
+    bare.CopyFrom(message)
+    bare.ClearField("signature")
+    bare.ClearField("key")
+    try:
+        key = Ed25519PublicKey.from_public_bytes(peerid.public_key_of(message.from_id))
+        key.verify(message.signature, _SIGNING_PREFIX + bare.SerializeToString())
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+class _RpcReader:
+    """Length-prefixed RPCs; few big reads instead of one a byte of prefix."""
+
+    def __init__(self, stream: INetStream) -> None:
+        self._stream = stream
+        self._buffer = bytearray()
+
+    async def next(self) -> bytes:
+        while (header := _parse_varint(self._buffer)) is None:
+            await self._read_more()
+        length, start = header
+        if length > limits.GOSSIP_RPC_BYTES:
+            raise MalformedGossip(f"an RPC of {length} bytes")
+        while len(self._buffer) < start + length:
+            await self._read_more()
+        body = bytes(memoryview(self._buffer)[start : start + length])
+        del self._buffer[: start + length]
+        return body
+
+    async def _read_more(self) -> None:
+        chunk = await self._stream.read(limits.READ_BYTES)
+        if not chunk:
+            raise EOFError("gossip stream ended")
+        self._buffer += chunk
+
+
+def _parse_varint(buffer: bytearray) -> tuple[int, int] | None:
+    """(value, bytes it takes), None if incomplete. Four bytes suffice for 256 MiB."""
+    value = 0
+    for index, byte in enumerate(buffer[:4]):
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return value, index + 1
+    if len(buffer) >= 4:
+        raise MalformedGossip("no length")
+    return None
+
+
+async def _write_whole(stream: INetStream, encoded: bytes) -> None:
+    framed = memoryview(encode_uvarint(len(encoded)) + encoded)
+    for start in range(0, len(framed), limits.WRITE_BYTES):
+        await stream.write(bytes(framed[start : start + limits.WRITE_BYTES]))

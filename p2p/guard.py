@@ -1,0 +1,91 @@
+"""The libp2p host whose handlers cannot end the process.
+
+In the library any exception in a stream handler, its own included, cancels the whole swarm. Here
+each handler runs at a border: the exception is counted, the stream reset, the rest goes on. The
+limits on streams are enforced here too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from libp2p.abc import INetStream
+from libp2p.custom_types import StreamHandlerFn, TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.peer.id import ID
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
+
+from primed.p2p import limits
+from primed.p2p.network import Traffic
+from primed.p2p.streams import STREAM_ERRORS, reset_quietly
+from primed.p2p.swarm import GuardedSwarm
+
+_log = logging.getLogger(__name__)
+
+
+class GuardedHost(BasicHost):
+    """`on_identified` is called once a peer has told its protocols and addresses."""
+
+    def __init__(
+        self,
+        swarm: GuardedSwarm,
+        traffic: Traffic,
+        announced: Callable[[list[Multiaddr]], list[Multiaddr]],
+        on_identified: Callable[[bytes], None],
+    ) -> None:
+        super().__init__(
+            swarm,
+            negotiate_timeout=limits.NEGOTIATE_S,
+            addrs_factory=announced,
+            disable_identify_address_discovery=True,
+        )
+        self.swarm = swarm
+        self._traffic = traffic
+        self._on_identified = on_identified
+        self._open_streams: Counter[tuple[ID, str]] = Counter()
+
+    def protocols_of(self, peer: bytes) -> frozenset[str]:
+        """What identify said; empty before."""
+        peer_id = ID(peer)
+        if peer_id not in self._identified_peers:
+            return frozenset()
+        return frozenset(self.peerstore.get_protocols(peer_id))
+
+    def set_stream_handler(self, protocol_id: TProtocol, stream_handler: StreamHandlerFn) -> None:
+        async def bounded(stream: INetStream) -> None:
+            key = (stream.muxed_conn.peer_id, str(protocol_id))
+            if self._open_streams[key] >= limits.STREAMS_PER_PROTOCOL_AND_PEER:
+                await reset_quietly(stream)
+                return
+            self._open_streams[key] += 1
+            try:
+                await stream_handler(stream)
+            finally:
+                self._open_streams[key] -= 1
+                if not self._open_streams[key]:
+                    del self._open_streams[key]
+
+        super().set_stream_handler(protocol_id, bounded)
+
+    async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
+        connection = net_stream.muxed_conn
+        crowd = len(connection.streams) if isinstance(connection, Yamux) else 0
+        if crowd > limits.STREAMS_PER_CONNECTION:
+            await reset_quietly(net_stream)
+            return
+        try:
+            await super()._swarm_stream_handler(net_stream)
+        except STREAM_ERRORS:
+            await reset_quietly(net_stream)
+        except Exception:  # noqa: BLE001  the border: one stream must not take the node down
+            self._traffic.handler_errors += 1
+            _log.exception("a stream handler failed (%s)", net_stream.get_protocol())
+            await reset_quietly(net_stream)
+
+    async def _identify_peer(self, peer_id: ID, *, reason: str) -> None:
+        await super()._identify_peer(peer_id, reason=reason)
+        if peer_id in self._identified_peers:
+            self._on_identified(peer_id.to_bytes())

@@ -1,0 +1,102 @@
+"""Yamux with the holes closed that a peer, or a mere cancellation, could use.
+
+- A frame is written whole or the connection ends: cancelling between two bytes of a Noise record
+  would corrupt everything after it, whoever wrote (gossip, DHT queries under a deadline, ours).
+- A peer that takes no bytes, or answers no ping and sends nothing, is dropped: a stopped process
+  keeps its sockets open for ever otherwise.
+- Unread bytes of a connection are bounded, also for a peer that ignores flow control.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import trio
+from libp2p.abc import ISecureConn
+from libp2p.custom_types import TMuxerOptions, TProtocol
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.network.connection.exceptions import RawConnError
+from libp2p.peer.id import ID
+from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
+from libp2p.stream_muxer.yamux import yamux
+
+from primed.p2p import limits
+
+# The library lets each stream's window grow to 16 MiB; it reads this name at every use.
+yamux.MAX_WINDOW_SIZE = limits.RECEIVE_WINDOW_BYTES
+
+
+class FloodError(trio.TooSlowError):
+    """More unread bytes than allowed. A TooSlowError, since that is what ends a connection."""
+
+
+class BoundedYamux(yamux.Yamux):
+    """The muxer of every connection."""
+
+    _frames_heard = 0
+
+    async def _write_frame(self, data: bytes) -> None:
+        async with self._write_lock:
+            with trio.move_on_after(limits.WRITE_STALL_S) as patience:
+                patience.shield = True
+                await self.secured_conn.write(data)
+            if patience.cancelled_caught:
+                await self._hang_up()
+                raise RawConnError("connection closed: the peer takes no data")
+        await trio.lowlevel.checkpoint()
+
+    async def _read_data_body(self, length: int) -> bytes:
+        body = await super()._read_data_body(length)
+        self._frames_heard += 1
+        unread = sum(map(len, self.stream_buffers.values()))
+        if unread + length > limits.CONNECTION_BUFFER_BYTES:
+            raise FloodError(f"{unread + length} unread bytes")
+        return body
+
+    async def _measure_rtt_loop(self) -> None:
+        """Ping for ever; hang up on silence. Runs in the nursery of the connection."""
+        while not self.event_shutting_down.is_set():
+            with trio.move_on_after(limits.PING_INTERVAL_S):
+                await self.event_shutting_down.wait()
+                return
+            heard = self._frames_heard
+            if not await self._ping() and self._frames_heard == heard:
+                await self._hang_up()
+                return
+
+    async def _ping(self) -> bool:
+        """Whether the peer answers in time."""
+        self._ping_id = (self._ping_id + 1) % 2**32
+        self._ping_event = trio.Event()
+        header = struct.pack(
+            yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_PING, yamux.FLAG_SYN, 0, self._ping_id
+        )
+        self._ping_sent_time = trio.current_time()
+        try:
+            with trio.move_on_after(limits.PING_TIMEOUT_S):
+                await self._write_frame(header)
+                await self._ping_event.wait()
+                return True
+        except BaseLibp2pError:
+            pass
+        return False
+
+    async def _hang_up(self) -> None:
+        """Close the socket; the reading loop notices and cleans up."""
+        with trio.move_on_after(1.0) as scope:
+            scope.shield = True
+            await self.secured_conn.close()
+
+
+class BoundedMuxers(MuxerMultistream):
+    """Negotiates Yamux and makes ours; the library would make its own whatever it is told."""
+
+    def __init__(self) -> None:
+        options: TMuxerOptions = {TProtocol(yamux.PROTOCOL_ID): BoundedYamux}
+        super().__init__(options, limits.NEGOTIATE_S)
+
+    async def new_conn(self, conn: ISecureConn, peer_id: ID) -> BoundedYamux:
+        protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
+        muxed = BoundedYamux(conn, peer_id)
+        self._annotate_connection(muxed, conn, protocol)
+        return muxed

@@ -1,0 +1,196 @@
+"""GossipSub 1.1/1.2 on the library's mesh logic, with its costly and unbounded parts replaced.
+
+Mesh upkeep (graft, prune, back-off, fanout, IHAVE) is the library's. Replaced: publishing (no rate
+limit on ourselves, no queue for peers that never subscribe, IDONTWANT for large messages only),
+sending (one queue and one writer a peer), the heartbeat (an error in it would end the node),
+scoring (ours: `penalties`), equivocation (origins are authenticated and ids remembered instead),
+and bounds on what control messages may make us remember.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from typing import Any
+
+import trio
+from libp2p.peer.id import ID
+from libp2p.pubsub import gossipsub
+from libp2p.pubsub.mcache import MessageCache, default_msg_id_fn
+from libp2p.pubsub.pb import rpc_pb2
+
+from primed.p2p import limits
+from primed.p2p.outbox import Letter, Outbox
+
+_log = logging.getLogger(__name__)
+_CONTROL_PARTS = 64  # grafts, prunes, ... heeded of one RPC
+_BACK_OFF_LONGEST_S = 3600
+
+
+class BoundedCache(MessageCache):
+    """Whole messages of the last heartbeats, for IWANT and for peers that join; oldest dropped."""
+
+    def __init__(self) -> None:
+        super().__init__(window_size=3, history_size=5)
+        self._bytes = 0
+
+    def put(self, msg: rpc_pb2.Message) -> None:
+        if default_msg_id_fn(msg) in self.msgs:
+            return
+        super().put(msg)
+        self._bytes += len(msg.data)
+        for entries in reversed(self.history):
+            while entries and self._bytes > limits.GOSSIP_CACHE_BYTES:
+                self._drop(entries.pop(0).mid)
+
+    def shift(self) -> None:
+        for entry in self.history[-1]:
+            self._drop(entry.mid)
+        super().shift()
+
+    def _drop(self, mid: bytes) -> None:
+        if message := self.msgs.pop(mid, None):
+            self._bytes -= len(message.data)
+
+
+class Router(gossipsub.GossipSub):
+    def __init__(self) -> None:
+        super().__init__(
+            protocols=[gossipsub.PROTOCOL_ID_V12, gossipsub.PROTOCOL_ID_V11],
+            degree=6,
+            degree_low=4,
+            degree_high=12,
+            heartbeat_interval=limits.HEARTBEAT_S,
+            adaptive_gossip_enabled=False,
+            spam_protection_enabled=False,
+            eclipse_protection_enabled=False,
+            max_idontwant_messages=limits.GOSSIP_CONTROL_IDS,
+        )
+        self.scorer = None
+        self.mcache = BoundedCache()
+        self._beats = 0
+
+    # --- sending
+
+    async def publish(self, msg_forwarder: ID, pubsub_msg: rpc_pb2.Message) -> None:
+        """Send on a message that was accepted, or that we made."""
+        self.mcache.put(pubsub_msg)
+        letter = letter_of(pubsub_msg)
+        origin = ID(pubsub_msg.from_id)
+        if len(pubsub_msg.data) >= limits.IDONTWANT_FROM_BYTES and msg_forwarder != origin:
+            self._tell_we_have(letter.message_id, pubsub_msg.topicIDs, {msg_forwarder, origin})
+        for peer_id in self._get_peers_to_send(
+            pubsub_msg.topicIDs, msg_forwarder, origin, letter.message_id
+        ):
+            self._put(peer_id, letter)
+        for topic in pubsub_msg.topicIDs:
+            self.time_since_last_publish[topic] = int(time.time())
+
+    def _tell_we_have(self, message_id: bytes, topics: Any, without: set[ID]) -> None:
+        control = rpc_pb2.ControlMessage(
+            idontwant=[rpc_pb2.ControlIDontWant(messageIDs=[message_id])]
+        )
+        letter = Letter(rpc_pb2.RPC(control=control).SerializeToString())
+        for peer_id in set().union(*(self.mesh.get(topic, set()) for topic in topics)) - without:
+            if self.peer_protocol.get(peer_id) == gossipsub.PROTOCOL_ID_V12:
+                self._put(peer_id, letter, urgent=True)
+
+    def send_rpc(self, peer_id: ID, rpc: rpc_pb2.RPC, priority: bool = False) -> None:
+        if rpc.HasField("control"):
+            outbound = rpc_pb2.RPC(control=rpc.control)
+            self._put(peer_id, Letter(outbound.SerializeToString()), urgent=priority)
+        for message in rpc.publish:
+            self._put(peer_id, letter_of(message))
+
+    async def emit_control_message(self, control_msg: rpc_pb2.ControlMessage, to_peer: ID) -> None:
+        self.send_rpc(to_peer, rpc_pb2.RPC(control=control_msg), priority=True)
+
+    async def send_recent_messages(self, peer_id: ID, topic: str) -> None:
+        """What a peer that joins late may have missed."""
+        for message_id in self.mcache.window(topic):
+            if message := self.mcache.get(message_id):
+                self._put(peer_id, letter_of(message))
+
+    async def flush_pending_messages(self, peer_id: ID) -> None:
+        """Nothing is held back: see `send_recent_messages`."""
+
+    def _put(self, peer_id: ID, letter: Letter, *, urgent: bool = False) -> None:
+        queue = self.pubsub.peer_queues.get(peer_id) if self.pubsub else None
+        if isinstance(queue, Outbox) and not queue.put(letter, urgent=urgent):
+            _log.debug("outbox of %s is full", peer_id)
+
+    def is_unwanted(self, peer_id: ID, message_id: bytes) -> bool:
+        """Asked again when the message leaves the queue: most copies are saved there."""
+        return message_id in self.dont_send_message_ids.get(peer_id, ())
+
+    # --- receiving
+
+    async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
+        control = rpc.control
+        for ihave in control.ihave[:_CONTROL_PARTS]:
+            if ihave.topicID in self.mesh:
+                del ihave.messageIDs[limits.GOSSIP_CONTROL_IDS :]
+                await self.handle_ihave(ihave, sender_peer_id)
+        for iwant in control.iwant[:_CONTROL_PARTS]:
+            wanted = dict.fromkeys(iwant.messageIDs[: limits.GOSSIP_CONTROL_IDS])
+            await self.handle_iwant(rpc_pb2.ControlIWant(messageIDs=wanted), sender_peer_id)
+        for graft in control.graft[:_CONTROL_PARTS]:
+            if len(graft.topicID) <= limits.GOSSIP_TOPIC_BYTES:
+                await self.handle_graft(graft, sender_peer_id)
+        for prune in control.prune[:_CONTROL_PARTS]:
+            if prune.topicID in self.mesh:  # else nothing of ours ends, and nothing is remembered
+                prune.backoff = min(prune.backoff, _BACK_OFF_LONGEST_S)
+                await self.handle_prune(prune, sender_peer_id)
+        for idontwant in control.idontwant[:_CONTROL_PARTS]:
+            ids = [i for i in idontwant.messageIDs if len(i) <= limits.GOSSIP_ID_BYTES]
+            await self.handle_idontwant(rpc_pb2.ControlIDontWant(messageIDs=ids), sender_peer_id)
+
+    # --- heartbeat
+
+    async def heartbeat(self) -> None:
+        while True:
+            await trio.sleep(limits.HEARTBEAT_S)
+            try:
+                await self._beat()
+            except Exception:  # noqa: BLE001  the border: a daemon task that ends takes the node with it
+                _log.exception("gossip heartbeat failed")
+
+    async def _beat(self) -> None:
+        assert self.pubsub is not None
+        for topic, members in self.mesh.items():
+            members &= self.pubsub.peer_topics.get(topic, set())
+        grafts, prunes = self.mesh_heartbeat()
+        self.fanout_heartbeat()
+        await self._emit_control_msgs(grafts, prunes, self.gossip_heartbeat())
+        self.mcache.shift()
+        self._beats += 1
+        if self._beats % limits.IDONTWANT_HEARTBEATS == 0:
+            self._prune_idontwant_entries()
+        self._periodic_security_cleanup()
+
+    async def _emit_control_msgs(
+        self,
+        peers_to_graft: dict[ID, list[str]],
+        peers_to_prune: dict[ID, list[str]],
+        peers_to_gossip: dict[ID, dict[str, list[bytes]]],
+    ) -> None:
+        """One control message a peer. (The library sends each peer the grafts of all others.)"""
+        controls: defaultdict[ID, rpc_pb2.ControlMessage] = defaultdict(rpc_pb2.ControlMessage)
+        for peer_id, topics in peers_to_graft.items():
+            controls[peer_id].graft.extend(rpc_pb2.ControlGraft(topicID=t) for t in topics)
+        for peer_id, topics in peers_to_prune.items():
+            controls[peer_id].prune.extend(
+                rpc_pb2.ControlPrune(topicID=t, backoff=self.prune_back_off) for t in topics
+            )
+        for peer_id, offers in peers_to_gossip.items():
+            controls[peer_id].ihave.extend(
+                rpc_pb2.ControlIHave(topicID=t, messageIDs=ids) for t, ids in offers.items()
+            )
+        for peer_id, control in controls.items():
+            await self.emit_control_message(control, peer_id)
+
+
+def letter_of(message: rpc_pb2.Message) -> Letter:
+    encoded = rpc_pb2.RPC(publish=[message]).SerializeToString()
+    return Letter(encoded, default_msg_id_fn(message), len(message.data))

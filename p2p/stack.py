@@ -1,0 +1,156 @@
+"""One life of the libp2p services: built, started in order, taken down without a trace.
+
+The library leaks sockets unless connections are closed before its services stop, and raises groups
+of "Nursery is closed" while they do. Both end here: errors before the stop are real and pass, errors
+during it are logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.network.connection import swarm_connection
+from libp2p.tools.anyio_service import background_trio_service
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
+from multiaddr.utils import get_thin_waist_addresses  # type: ignore[import-untyped]
+
+from primed.p2p import addresses, limits
+from primed.p2p.discovery import Discovery
+from primed.p2p.errors import UserError
+from primed.p2p.gossip import Gossip, Judge
+from primed.p2p.guard import GuardedHost
+from primed.p2p.identity import Identity
+from primed.p2p.network import Traffic
+from primed.p2p.peerbook import PeerBook
+from primed.p2p.swarm import GuardedSwarm, Policy
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+_log = logging.getLogger(__name__)
+
+
+def silence_library() -> None:
+    """Keep libp2p's log to itself, unless the user asked for it by LIBP2P_DEBUG.
+
+    Without a handler Python prints its warnings to stderr; and one module logs to the root
+    logger, which installs a handler there behind our back.
+    """
+    library = logging.getLogger("libp2p")
+    if not os.environ.get("LIBP2P_DEBUG"):
+        library.addHandler(logging.NullHandler())
+        library.setLevel(logging.CRITICAL)
+    vars(swarm_connection)["logging"] = library.getChild("connection")
+
+
+silence_library()
+
+
+class Owner(Policy, Judge, Protocol):
+    """What the services ask or tell their owner."""
+
+    def on_identified(self, peer: bytes) -> None: ...
+
+
+class Stack:
+    """`run` hosts the services until `stop` is called."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        profile: limits.Profile,
+        announce: Sequence[str],
+        member_protocol: str,
+        *,
+        book: PeerBook,
+        owner: Owner,
+        traffic: Traffic,
+    ) -> None:
+        keys = create_new_key_pair(identity.seed)
+        self.swarm = GuardedSwarm(keys, profile, owner)
+        self._announce = [Multiaddr(address) for address in announce]
+        self._expanded: dict[tuple[Multiaddr, ...], list[Multiaddr]] = {}
+        self.host = GuardedHost(self.swarm, traffic, self._addresses, owner.on_identified)
+        self.gossip = Gossip(self.host, identity.sign, owner, traffic)
+        self.discovery = Discovery(self.host, book, member_protocol)
+        self._stop = trio.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(
+        self,
+        listen: Sequence[str],
+        service: Callable[[], Awaitable[None]],
+        *,
+        task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """`service` is an async function that runs along and is cancelled at the stop."""
+        for address in listen:
+            _check_free(address)
+        try:
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(self.host.run([Multiaddr(a) for a in listen]))
+                self._check_listening(listen)
+                for part in (self.discovery.dht, self.gossip, self.gossip.router):
+                    await stack.enter_async_context(background_trio_service(part))
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(service)
+                    task_status.started()
+                    await self._stop.wait()
+                    nursery.cancel_scope.cancel()
+                await self._close()
+        except Exception as error:
+            if not self._stop.is_set():
+                raise
+            _log.debug("while stopping: %r", error)
+
+    async def _close(self) -> None:
+        with trio.move_on_after(limits.STOP_S):
+            await self.swarm.hang_up_all()
+            await self.host.close()
+
+    def _check_listening(self, listen: Sequence[str]) -> None:
+        if len(self.swarm.listeners) < len(set(listen)):
+            raise UserError(
+                f"cannot listen on {', '.join(listen)}", "is the IP one of this machine's?"
+            )
+
+    def _addresses(self, listening: list[Multiaddr]) -> list[Multiaddr]:
+        """What we tell others: the announced addresses, else 0.0.0.0 replaced by each real IP."""
+        if self._announce:
+            return self._announce
+        key = tuple(listening)
+        if key not in self._expanded:
+            found = [a for one in listening for a in get_thin_waist_addresses(one)]
+            public = [a for a in found if not addresses.is_loopback(str(a))]
+            self._expanded = {key: public or found}
+        return self._expanded[key]
+
+
+def _check_free(address: str) -> None:
+    """The library listens with SO_REUSEPORT: two daemons would share a port and not notice."""
+    try:
+        transport, _ = addresses.split(address)
+    except ValueError as error:
+        raise UserError(str(error), "expected /ip4/<ip>/tcp/<port>") from error
+    kind, host, _, port = transport.split("/")[1:5]
+    if kind not in ("ip4", "ip6"):
+        raise UserError(f"cannot listen on a name: {address}", "give an IP address")
+    family = socket.AF_INET if kind == "ip4" else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            raise UserError(
+                f"cannot listen on {address}: {error.strerror}",
+                "another program has this port; give another one, or 0 for any",
+            ) from error
