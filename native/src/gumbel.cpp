@@ -41,7 +41,7 @@ template <std::size_t N>
 inline __attribute__((always_inline)) float polynomial(const float (&c)[N], float x) {
     float value = c[N - 1];
 #pragma GCC unroll 8
-    for (std::size_t i = N - 1; i-- > 0;) value = value * x + c[i];
+    for (int i = static_cast<int>(N) - 2; i >= 0; --i) value = value * x + c[i];
     return value;
 }
 
