@@ -12,8 +12,8 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
 
+import trio
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from google.protobuf.message import DecodeError
@@ -33,6 +33,7 @@ from primed.p2p.network import Acceptance, Traffic
 from primed.p2p.outbox import Outbox
 from primed.p2p.router import Router
 from primed.p2p.streams import STREAM_ERRORS, reset_quietly
+from primed.p2p.topics import Topics
 
 _log = logging.getLogger(__name__)
 _SIGNING_PREFIX = b"libp2p-pubsub:"
@@ -40,16 +41,6 @@ _SIGNING_PREFIX = b"libp2p-pubsub:"
 
 class MalformedGossip(Exception):
     """Bytes on a gossip stream that are no RPC."""
-
-
-class Judge(Protocol):
-    """What gossip asks its owner."""
-
-    def judge(self, sender: bytes, topic: str, data: bytes) -> Acceptance: ...
-
-    def deliver(self, sender: bytes, topic: str, data: bytes) -> None: ...
-
-    def penalise(self, peer: bytes, points: int, reason: str) -> None: ...
 
 
 class SeenIds:
@@ -73,7 +64,12 @@ class Gossip(Pubsub):
     router: Router
 
     def __init__(
-        self, host: GuardedHost, sign: Callable[[bytes], bytes], judge: Judge, traffic: Traffic
+        self,
+        host: GuardedHost,
+        sign: Callable[[bytes], bytes],
+        topics: Topics,
+        traffic: Traffic,
+        penalise: Callable[[bytes, int, str], None],
     ) -> None:
         super().__init__(
             host,
@@ -86,10 +82,22 @@ class Gossip(Pubsub):
         self.seen_messages = SeenIds()  # type: ignore[assignment]
         self.counter = time.time_ns()  # never behind the sequence numbers of an earlier life
         self._sign = sign
-        self._judge = judge
+        self._topics = topics
+        self._penalise = penalise
         self._traffic = traffic
 
-    # --- our own messages
+    # --- our own topics and messages
+
+    async def follow_topics(self) -> None:
+        """Join and leave, whenever the topics change."""
+        while True:
+            self._topics.changed = trio.Event()
+            wanted = self._topics.names()
+            for topic in self.topic_ids - wanted:
+                await self.unsubscribe(topic)
+            for topic in wanted - self.topic_ids:
+                await self.subscribe(topic)
+            await self._topics.changed.wait()
 
     async def send(self, topic: str, data: bytes) -> None:
         message = rpc_pb2.Message(
@@ -107,7 +115,7 @@ class Gossip(Pubsub):
             await self.continuously_read_stream(stream)
         except (MalformedGossip, DecodeError) as error:
             self._traffic.malformed_rpcs += 1
-            self._judge.penalise(peer_id.to_bytes(), MID, f"malformed gossip: {error}")
+            self._penalise(peer_id.to_bytes(), MID, f"malformed gossip: {error}")
         except STREAM_ERRORS as error:
             _log.debug("gossip stream from %s ended: %s", peer_id, error)
         finally:
@@ -148,19 +156,19 @@ class Gossip(Pubsub):
             return
         if msg.from_id == self.my_id.to_bytes():
             return  # our own, from before a restart
-        verdict = self._judge.judge(sender, topic, msg.data)
+        verdict = self._topics.judge(sender, topic, msg.data)
         if verdict is Acceptance.REJECT:
             self._reject(sender, MID, "invalid gossip")
             return
         self.seen_messages.add(message_id)
         if verdict is Acceptance.ACCEPT:
             self._traffic.gossip_messages += 1
-            self._judge.deliver(sender, topic, msg.data)
+            self._topics.deliver(sender, topic, msg.data)
             await self.router.publish(msg_forwarder, msg)
 
     def _reject(self, sender: bytes, points: int, reason: str) -> None:
         self._traffic.gossip_rejected += 1
-        self._judge.penalise(sender, points, reason)
+        self._penalise(sender, points, reason)
 
     # --- writing
 

@@ -12,22 +12,19 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import trio
-from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.host.exceptions import HostException
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
-from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from primed.p2p import addresses, limits, peerid
 from primed.p2p.connections import Connections
 from primed.p2p.errors import LocalError, RemoteError
+from primed.p2p.handlers import Handlers
 from primed.p2p.identity import Identity
 from primed.p2p.network import (
-    Acceptance,
     Deliver,
     Handler,
     PeerInfo,
@@ -40,14 +37,10 @@ from primed.p2p.peerbook import PeerBook
 from primed.p2p.penalties import Consequence, Scores
 from primed.p2p.stack import Stack
 from primed.p2p.streams import STREAM_ERRORS, Libp2pStream
+from primed.p2p.topics import Topics
 
 _log = logging.getLogger(__name__)
 MEMBER_PROTOCOL = "/primed/hello/1"
-
-
-class _Topic(NamedTuple):
-    validate: Validator
-    deliver: Deliver
 
 
 class Libp2pNetwork:
@@ -83,9 +76,8 @@ class Libp2pNetwork:
             connected=self._connections.peers,
             excluded=self._is_unwelcome,
         )
-        self._handlers: dict[str, Handler] = {}
-        self._topics: dict[str, _Topic] = {}
-        self._topics_changed = trio.Event()
+        self._handlers = Handlers(self._traffic, self.penalise)
+        self._topics = Topics(self._traffic)
         self._listeners: list[PeerListener] = []
         self._stack: Stack | None = None
         self._nursery: trio.Nursery | None = None
@@ -170,11 +162,11 @@ class Libp2pNetwork:
             self._member_protocol,
             book=self._book,
             owner=self,
+            topics=self._topics,
             traffic=self._traffic,
         )
         stack.swarm.register_notifee(self._connections)
-        for protocol in self._handlers:
-            self._offer(protocol)
+        self._handlers.offer_all(stack.host)
         return stack
 
     async def _serve(self) -> None:
@@ -182,7 +174,7 @@ class Libp2pNetwork:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._overlay.run)
-            nursery.start_soon(self._follow_topics)
+            nursery.start_soon(self._running().gossip.follow_topics)
             nursery.start_soon(self._refresh_for_ever)
 
     async def _refresh_for_ever(self) -> None:
@@ -286,80 +278,22 @@ class Libp2pNetwork:
         return Libp2pStream(stream, peer, self._traffic)
 
     def handle(self, protocol: str, handler: Handler) -> None:
-        self._handlers[protocol] = handler
+        self._handlers.set(protocol, handler)
         if self._stack is not None:
-            self._offer(protocol)
-
-    def _offer(self, protocol: str) -> None:
-        async def serve(stream: INetStream) -> None:
-            await self._serve_stream(protocol, stream)
-
-        self._running().host.set_stream_handler(TProtocol(protocol), serve)
-
-    async def _serve_stream(self, protocol: str, raw: INetStream) -> None:
-        """Run a handler until it returns, fails, or the connection ends."""
-        stream = Libp2pStream(raw, raw.muxed_conn.peer_id.to_bytes(), self._traffic)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when_lost, raw, nursery.cancel_scope)
-            try:
-                await self._handlers[protocol](stream)
-                await stream.close()
-            except RemoteError as error:
-                if error.penalty:
-                    self.penalise(error.peer or stream.peer, error.penalty, error.reason)
-                await stream.reset()
-            except Exception:  # noqa: BLE001  the border: a stream's failure is not the node's
-                self._traffic.handler_errors += 1
-                _log.exception("the handler of %s failed", protocol)
-                await stream.reset()
-            nursery.cancel_scope.cancel()
+            self._handlers.offer(self._stack.host, protocol)
 
     # --- gossip
 
     def subscribe(self, topic: str, validate: Validator, deliver: Deliver) -> None:
-        self._topics[topic] = _Topic(validate, deliver)
-        self._topics_changed.set()
+        self._topics.set(topic, validate, deliver)
 
     def unsubscribe(self, topic: str) -> None:
-        self._topics.pop(topic, None)
-        self._topics_changed.set()
-
-    async def _follow_topics(self) -> None:
-        """Bring the services' topics in line with ours, whenever ours change."""
-        gossip = self._running().gossip
-        while True:
-            self._topics_changed = trio.Event()
-            for topic in set(gossip.topic_ids) - set(self._topics):
-                await gossip.unsubscribe(topic)
-            for topic in set(self._topics) - set(gossip.topic_ids):
-                await gossip.subscribe(topic)
-            await self._topics_changed.wait()
+        self._topics.remove(topic)
 
     async def publish(self, topic: str, data: bytes) -> None:
         if len(data) > limits.GOSSIP_MESSAGE_BYTES:
             raise LocalError(f"{len(data)} bytes are too much for gossip")
         await self._running().gossip.send(topic, data)
-
-    def judge(self, sender: bytes, topic: str, data: bytes) -> Acceptance:
-        """For the services: our validator's word on a message."""
-        known = self._topics.get(topic)
-        if known is None:
-            return Acceptance.IGNORE
-        try:
-            return known.validate(sender, data)
-        except Exception:  # noqa: BLE001  the border: our bug, not the sender's fault
-            self._traffic.handler_errors += 1
-            _log.exception("the validator of %s failed", topic)
-            return Acceptance.IGNORE
-
-    def deliver(self, sender: bytes, topic: str, data: bytes) -> None:
-        """For the services: hand over an accepted message."""
-        if known := self._topics.get(topic):
-            try:
-                known.deliver(sender, data)
-            except Exception:  # noqa: BLE001  the border: as above
-                self._traffic.handler_errors += 1
-                _log.exception("a delivery of %s failed", topic)
 
     # --- DHT
 
@@ -373,9 +307,3 @@ class Libp2pNetwork:
         """Run in the background, if we run at all."""
         if self._nursery is not None:
             self._nursery.start_soon(function, peer)
-
-
-async def _cancel_when_lost(stream: INetStream, scope: trio.CancelScope) -> None:
-    if isinstance(stream.muxed_conn, Yamux):
-        await stream.muxed_conn.event_shutting_down.wait()
-        scope.cancel()

@@ -24,12 +24,13 @@ from multiaddr.utils import get_thin_waist_addresses  # type: ignore[import-unty
 from primed.p2p import addresses, limits
 from primed.p2p.discovery import Discovery
 from primed.p2p.errors import UserError
-from primed.p2p.gossip import Gossip, Judge
+from primed.p2p.gossip import Gossip
 from primed.p2p.guard import GuardedHost
 from primed.p2p.identity import Identity
 from primed.p2p.network import Traffic
 from primed.p2p.peerbook import PeerBook
 from primed.p2p.swarm import GuardedSwarm, Policy
+from primed.p2p.topics import Topics
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -53,10 +54,12 @@ def silence_library() -> None:
 silence_library()
 
 
-class Owner(Policy, Judge, Protocol):
+class Owner(Policy, Protocol):
     """What the services ask or tell their owner."""
 
     def on_identified(self, peer: bytes) -> None: ...
+
+    def penalise(self, peer: bytes, points: int, reason: str) -> None: ...
 
 
 class Stack:
@@ -71,6 +74,7 @@ class Stack:
         *,
         book: PeerBook,
         owner: Owner,
+        topics: Topics,
         traffic: Traffic,
     ) -> None:
         keys = create_new_key_pair(identity.seed)
@@ -78,7 +82,7 @@ class Stack:
         self._announce = [Multiaddr(address) for address in announce]
         self._expanded: dict[tuple[Multiaddr, ...], list[Multiaddr]] = {}
         self.host = GuardedHost(self.swarm, traffic, self._addresses, owner.on_identified)
-        self.gossip = Gossip(self.host, identity.sign, owner, traffic)
+        self.gossip = Gossip(self.host, identity.sign, topics, traffic, owner.penalise)
         self.discovery = Discovery(self.host, book, member_protocol)
         self._stop = trio.Event()
 
