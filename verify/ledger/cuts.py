@@ -23,7 +23,11 @@ class BadCut(ValueError):
 
 
 class MissingEvents(Exception):
-    """The cut names events that are not here: (author, first, last) sequence numbers to ask for."""
+    """The cut names events that are not here: (author, first, last) sequence numbers to ask for.
+
+    If the author equivocated, the cut may have taken the branch that this node does not hold: ask
+    the cut's author for the range and pass that branch alone to `check_cut`.
+    """
 
     def __init__(self, gaps: list[tuple[bytes, int, int]]) -> None:
         super().__init__(f"events of {len(gaps)} authors are missing")
@@ -81,11 +85,11 @@ def _named(state: State, cut: Cut, entries: Iterable[Entry]) -> list[Entry]:
     gaps: list[tuple[bytes, int, int]] = []
     for author, head in last.items():
         chain = chains.get(author, [])
+        before = _head_seq(state, author)
         if not chain or chain[-1].seq < head.seq:
-            known = chain[-1].seq if chain else _head_seq(state, author)
-            gaps.append((author, known + 1, head.seq))
+            gaps.append((author, (chain[-1].seq if chain else before) + 1, head.seq))
         elif chain[-1].digest != head.digest:
-            raise BadCut(f"cut {cut.number}: a head is not the event that is here")
+            gaps.append((author, before + 1, head.seq))
     if gaps:
         raise MissingEvents(gaps)
     return [entry for chain in chains.values() for entry in chain]
