@@ -33,11 +33,14 @@ class Shard(_Message, frozen=True, tag="shard"):
 
 
 class GetHave(_Message, frozen=True, tag="get_have"):
-    root: Digest
+    """The whole payload is named, not only its root: an answerer whose payload of this root has
+    another size (somebody's manifest lies) answers that it has nothing."""
+
+    payload: Payload
 
 
 class GetLeaves(_Message, frozen=True, tag="get_leaves"):
-    root: Digest
+    payload: Payload
     indexes: Annotated[tuple[Index, ...], Meta(min_length=1, max_length=LEAVES_PER_REQUEST)]
 
 

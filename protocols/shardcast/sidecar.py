@@ -1,6 +1,6 @@
-"""The sidecar of a payload file: its size, its leaf size, and the Merkle path of each leaf.
+"""The sidecar of a payload file: the Merkle path of each leaf.
 
-A header, then one slot a leaf: a flag byte (1 = the leaf is here) and room for the longest path.
+One slot a leaf: a flag byte (1 = the leaf is here) and room for the longest path.
 With it a partial payload can be verified again and served, leaf by leaf, without the other leaves.
 Nothing in it is trusted: a torn slot fails verification and the leaf counts as missing.
 """
@@ -11,11 +11,8 @@ import os
 from pathlib import Path
 
 from primed.verify import merkle
-from primed.verify.digests import DIGEST_BYTES, u64
+from primed.verify.digests import DIGEST_BYTES
 from primed.verify.statements import Payload
-
-_MAGIC = b"primedP1"
-HEADER_BYTES = len(_MAGIC) + 16
 
 
 def path_length(index: int, count: int) -> int:
@@ -31,29 +28,13 @@ def slot_bytes(payload: Payload) -> int:
     return 1 + DIGEST_BYTES * (payload.leaves - 1).bit_length()
 
 
-def header(payload: Payload) -> bytes:
-    return _MAGIC + u64(payload.size_bytes) + u64(payload.leaf_bytes)
-
-
-def read_header(path: Path, root: bytes) -> Payload | None:
-    """The payload that a sidecar file belongs to, or None if the file is no whole header."""
-    with path.open("rb") as file:
-        data = file.read(HEADER_BYTES)
-    if len(data) != HEADER_BYTES or not data.startswith(_MAGIC):
-        return None
-    size_bytes, leaf_bytes = (int.from_bytes(data[i : i + 8], "big") for i in (8, 16))
-    if size_bytes < 1 or leaf_bytes < 1:
-        return None
-    return Payload(root, size_bytes, leaf_bytes)
-
-
 def slot(payload: Payload, path: list[bytes]) -> bytes:
     return (b"\x01" + b"".join(path)).ljust(slot_bytes(payload), b"\x00")
 
 
 def slot_at(payload: Payload, index: int) -> int:
     """Offset of a leaf's slot in the sidecar."""
-    return HEADER_BYTES + index * slot_bytes(payload)
+    return index * slot_bytes(payload)
 
 
 def read_slot(fd: int, payload: Payload, index: int) -> list[bytes] | None:
@@ -69,7 +50,6 @@ def write_all_slots(path: Path, payload: Payload, leaf_hashes: list[bytes]) -> N
     """The sidecar of a complete payload, synced."""
     levels = merkle.levels_of(leaf_hashes)
     with path.open("wb") as file:
-        file.write(header(payload))
         for index in range(payload.leaves):
             file.write(slot(payload, merkle.path_in(levels, index)))
         file.flush()

@@ -1,7 +1,8 @@
-"""PayloadStore: payload files by Merkle root, complete or in the making. Blocking: use in threads.
+"""PayloadStore: payload files by Merkle root, complete or in the making. Blocking: use in threads
+(but `have` and `path`, which only look into memory).
 
-`<root>` is a complete, immutable file; `<root>.part` one in the making, preallocated; `<root>.paths`
-the sidecar of either. A leaf is verified before it is written, and nothing is synced until the
+`<root>-<size>-<leaf size>` is a complete, immutable file; with `.part` one in the making,
+preallocated; with `.paths` the sidecar of either. A leaf is verified before it is written, and nothing is synced until the
 payload is complete: what was on disk before a crash is verified again, leaf by leaf, when the
 payload is next opened. `finish` syncs, then renames; so a file under its final name is whole.
 """
@@ -13,6 +14,8 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import msgspec
 
 from primed.protocols.limits import LARGE_LEAF_BYTES, SMALL_LEAF_BYTES, SMALL_PAYLOAD_BYTES
 from primed.protocols.shardcast import sidecar
@@ -41,8 +44,7 @@ def fits(payload: Payload, index: int, leaf: bytes, path: Sequence[bytes]) -> bo
 class _Held:
     """A payload of which at least something is here."""
 
-    def __init__(self, payload: Payload, have: Bitmap, complete: bool) -> None:
-        self.payload = payload
+    def __init__(self, have: Bitmap, complete: bool) -> None:
         self.have = have
         self.complete = complete
 
@@ -51,13 +53,15 @@ class PayloadStore:
     def __init__(self, folder: Path) -> None:
         """Opens what is there: complete payloads at once, partial ones when they are asked for."""
         self._folder = folder
-        self._lock = threading.RLock()
-        self._held: dict[bytes, _Held] = {}
+        self._lock = threading.Lock()
+        self._held: dict[Payload, _Held] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in folder.glob("*.tmp"):
             path.unlink()
         for path in folder.glob("*.paths"):
-            self._find_complete(bytes.fromhex(path.stem))
+            payload = _named(path.stem)
+            if payload and self._final(payload).exists():
+                self._held[payload] = _Held(Bitmap.full(payload.leaves), True)
 
     def import_file(self, source: Path) -> Payload:
         """Take in a complete file (linked if possible, else copied; it must not change any more)."""
@@ -68,131 +72,125 @@ class PayloadStore:
         hashes = list(_leaf_hashes(source, leaf_bytes))
         payload = Payload(merkle.root_of(hashes), size_bytes, leaf_bytes)
         with self._lock:
-            if not self._is_complete(payload.root):
+            if self.path(payload) is None:
                 self._place(source, payload, hashes)
         return payload
 
     def open(self, payload: Payload) -> Bitmap:
-        """Begin or go on with a payload; which leaves are here, verified. Raises OSError (space)."""
-        with self._lock:
-            held = self._held.get(payload.root)
-            if held is None or (held.payload != payload and not held.complete):
-                held = self._held[payload.root] = self._open_partial(payload)
-            return Bitmap(payload.leaves, bytes(held.have))
+        """Begin or go on with a payload; which leaves are here, verified. Raises OSError (space).
+        One caller at a time for one payload."""
+        held = self._held.get(payload)
+        if held is None:
+            held = _Held(self._open_partial(payload), False)
+            with self._lock:
+                held = self._held.setdefault(payload, held)
+        return Bitmap(payload.leaves, bytes(held.have))
 
     def write_leaf(self, payload: Payload, index: int, leaf: bytes, path: Sequence[bytes]) -> bool:
         """Verify and keep a leaf of an opened payload; False if it is not a leaf of it."""
         if not fits(payload, index, leaf, path):
             return False
         with self._lock:
-            held = self._held.get(payload.root)
-            if held is None:
-                return True  # deleted meanwhile: a good leaf that nobody wants
-            if index not in held.have:
-                _write_at(self._part(payload.root), index * payload.leaf_bytes, leaf)
+            held = self._held.get(payload)
+            if held is not None and index not in held.have:
+                _write_at(self._part(payload), index * payload.leaf_bytes, leaf)
                 slot = sidecar.slot(payload, list(path))
-                _write_at(self._paths(payload.root), sidecar.slot_at(payload, index), slot)
+                _write_at(self._paths(payload), sidecar.slot_at(payload, index), slot)
                 held.have.add(index)
-        return True
+        return True  # also when it was deleted meanwhile: a good leaf that nobody wants
 
     def finish(self, payload: Payload) -> Path:
         """The complete file, once all leaves are here. Synced before it gets its name."""
         with self._lock:
-            held, final = self._held[payload.root], self._final(payload.root)
+            held, final = self._held[payload], self._final(payload)
             if not held.complete:
                 if not held.have.is_full:
                     raise ValueError(f"{held.have.count - held.have.total} leaves are missing")
-                _sync(self._paths(payload.root))
-                _sync(self._part(payload.root))
-                self._part(payload.root).rename(final)
+                _sync(self._paths(payload))
+                _sync(self._part(payload))
+                self._part(payload).rename(final)
                 _sync(self._folder)
                 held.complete = True
             return final
 
-    def path(self, root: bytes) -> Path | None:
+    def path(self, payload: Payload) -> Path | None:
         """The complete file, if it is here."""
-        with self._lock:
-            return self._final(root) if self._is_complete(root) else None
+        held = self._held.get(payload)
+        return self._final(payload) if held is not None and held.complete else None
 
-    def have(self, root: bytes) -> bytes:
-        """Bitmap of the leaves that are here; empty for an unknown payload."""
-        with self._lock:
-            held = self._held.get(root)
-            return bytes(held.have) if held else b""
+    def have(self, payload: Payload) -> Bitmap | None:
+        """The leaves that are here, live: do not change it. None for an unknown payload."""
+        held = self._held.get(payload)
+        return held.have if held else None
 
-    def read_leaf(self, root: bytes, index: int) -> tuple[bytes, list[bytes]] | None:
+    def read_leaf(self, payload: Payload, index: int) -> tuple[bytes, list[bytes]] | None:
         """(leaf, path), or None if it is not here."""
         with self._lock:
-            held = self._held.get(root)
+            held = self._held.get(payload)
             if held is None or index not in held.have:
                 return None
-            payload = held.payload
-            data = self._final(root) if held.complete else self._part(root)
+            data = self._final(payload) if held.complete else self._part(payload)
             leaf = _read_at(data, index * payload.leaf_bytes, leaf_size(payload, index))
-            with self._paths(root).open("rb") as file:
+            with self._paths(payload).open("rb") as file:
                 path = sidecar.read_slot(file.fileno(), payload, index)
         return None if path is None else (leaf, path)
 
-    def roots(self) -> list[bytes]:
-        """All payloads that are complete, or opened since the start."""
-        with self._lock:
-            return list(self._held)
+    def payloads(self) -> list[Payload]:
+        """All that are complete, or were opened since the start."""
+        return list(self._held)
 
-    def delete(self, root: bytes) -> None:
+    def delete(self, payload: Payload) -> None:
         """Forget a payload. The file goes first: a sidecar alone is nothing."""
         with self._lock:
-            self._held.pop(root, None)
-            for path in (self._final(root), self._part(root), self._paths(root)):
+            self._held.pop(payload, None)
+            for path in (self._final(payload), self._part(payload), self._paths(payload)):
                 path.unlink(missing_ok=True)
 
-    def _find_complete(self, root: bytes) -> None:
-        payload = sidecar.read_header(self._paths(root), root)
-        final = self._final(root)
-        if payload and final.exists() and final.stat().st_size == payload.size_bytes:
-            self._held[root] = _Held(payload, Bitmap.full(payload.leaves), True)
-
     def _place(self, source: Path, payload: Payload, hashes: list[bytes]) -> None:
-        root = payload.root
-        sidecar.write_all_slots(self._temporary(root, "paths"), payload, hashes)
-        copy = self._temporary(root, "copy")
-        copy.unlink(missing_ok=True)
+        paths, copy = self._named(payload, ".paths.tmp"), self._named(payload, ".copy.tmp")
+        sidecar.write_all_slots(paths, payload, hashes)
         try:
             os.link(source, copy)
         except OSError:
             shutil.copyfile(source, copy)
         _sync(copy)
-        self._part(root).unlink(missing_ok=True)
-        self._temporary(root, "paths").rename(self._paths(root))
-        copy.rename(self._final(root))
+        self._part(payload).unlink(missing_ok=True)
+        paths.rename(self._paths(payload))
+        copy.rename(self._final(payload))
         _sync(self._folder)
-        self._held[root] = _Held(payload, Bitmap.full(payload.leaves), True)
+        self._held[payload] = _Held(Bitmap.full(payload.leaves), True)
 
-    def _open_partial(self, payload: Payload) -> _Held:
-        part, paths = self._part(payload.root), self._paths(payload.root)
-        usable = part.exists() and paths.exists() and part.stat().st_size == payload.size_bytes
-        if usable and sidecar.read_header(paths, payload.root) == payload:
-            return _Held(payload, _verified(payload, part, paths), False)
+    def _open_partial(self, payload: Payload) -> Bitmap:
+        part, paths = self._part(payload), self._paths(payload)
+        if part.exists() and paths.exists() and part.stat().st_size == payload.size_bytes:
+            return _verified(payload, part, paths)
         part.unlink(missing_ok=True)
-        paths.write_bytes(sidecar.header(payload))
+        paths.write_bytes(b"")
         with part.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, payload.size_bytes)
-        return _Held(payload, Bitmap(payload.leaves), False)
+        return Bitmap(payload.leaves)
 
-    def _is_complete(self, root: bytes) -> bool:
-        held = self._held.get(root)
-        return held is not None and held.complete
+    def _final(self, payload: Payload) -> Path:
+        return self._named(payload, "")
 
-    def _final(self, root: bytes) -> Path:
-        return self._folder / root.hex()
+    def _part(self, payload: Payload) -> Path:
+        return self._named(payload, ".part")
 
-    def _part(self, root: bytes) -> Path:
-        return self._folder / f"{root.hex()}.part"
+    def _paths(self, payload: Payload) -> Path:
+        return self._named(payload, ".paths")
 
-    def _paths(self, root: bytes) -> Path:
-        return self._folder / f"{root.hex()}.paths"
+    def _named(self, payload: Payload, ending: str) -> Path:
+        name = f"{payload.root.hex()}-{payload.size_bytes}-{payload.leaf_bytes}{ending}"
+        return self._folder / name
 
-    def _temporary(self, root: bytes, what: str) -> Path:
-        return self._folder / f"{root.hex()}.{what}.tmp"
+
+def _named(stem: str) -> Payload | None:
+    """The payload of a file name, or None if the name is no payload's."""
+    try:
+        root, size_bytes, leaf_bytes = stem.split("-")
+        return msgspec.convert((bytes.fromhex(root), int(size_bytes), int(leaf_bytes)), Payload)
+    except (ValueError, msgspec.ValidationError):
+        return None
 
 
 def _leaf_hashes(source: Path, leaf_bytes: int) -> Iterator[bytes]:

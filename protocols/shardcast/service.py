@@ -1,0 +1,225 @@
+"""Shardcast: payloads by Merkle root, pushed by gossip when small, else pulled from who has them.
+
+The daemon makes one over its PayloadStore, runs `run()` supervised, and says what to expect as
+manifests arrive. Whatever is complete or partly here is served to everybody who asks.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from primed.p2p.errors import LocalError, RemoteError
+from primed.p2p.network import Acceptance, Network, PeerId
+from primed.protocols.client import Client
+from primed.protocols.disk import on_disk
+from primed.protocols.framing import decode, encode
+from primed.protocols.limits import (
+    DOWNLOADS_MAX,
+    PUSH_MAX_BYTES,
+    SHARD_REQUESTS_BURST,
+    SHARD_REQUESTS_PER_S,
+)
+from primed.protocols.rpc import Attachment
+from primed.protocols.server import Reply, Server
+from primed.protocols.shardcast.gossip import EarlyShards, validate_shard
+from primed.protocols.shardcast.messages import (
+    GetHave,
+    GetLeaves,
+    Have,
+    Leaf,
+    Leaves,
+    Shard,
+    requests,
+    responses,
+    shards,
+    shards_message,
+)
+from primed.protocols.shardcast.store import PayloadStore
+from primed.protocols.shardcast.transfer import Transfer
+from primed.protocols.topics import shards_topic
+from primed.verify import signing
+from primed.verify.statements import Payload
+
+PROTOCOL = "/primed/shardcast/1"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a payload is, and in one sentence what it waits for."""
+
+    leaves_here: int
+    leaves: int
+    reason: str
+
+
+class Shardcast:
+    """received_gossip_bytes, received_pulled_bytes: leaf bytes since start, duplicates included."""
+
+    def __init__(
+        self,
+        network: Network,
+        store: PayloadStore,
+        run_id: bytes,
+        identity_peer: bytes,
+        sign: signing.Signer,
+        rng: random.Random,
+    ) -> None:
+        self.received_gossip_bytes = 0
+        self.received_pulled_bytes = 0
+        self._network = network
+        self._store = store
+        self._run_id = run_id
+        self._me = identity_peer
+        self._sign = sign
+        self._rng = rng
+        self._early = EarlyShards()
+        self._transfers: dict[Payload, Transfer] = {}
+        self._begun, self._queue = trio.open_memory_channel[Transfer](DOWNLOADS_MAX)
+        self._client = Client(network, PROTOCOL, responses)
+        Server(
+            network,
+            PROTOCOL,
+            requests,
+            self._answer,
+            burst=SHARD_REQUESTS_BURST,
+            per_s=SHARD_REQUESTS_PER_S,
+        )
+
+    # ---- for the daemon
+
+    def follow(self, learner: PeerId) -> None:
+        """Join the topic on which the learner pushes its small payloads."""
+        self._network.subscribe(
+            shards_topic(self._run_id, learner),
+            lambda sender, message: self._validate(learner, message),
+            lambda sender, message: self._deliver(message),
+        )
+
+    def unfollow(self, learner: PeerId) -> None:
+        self._network.unsubscribe(shards_topic(self._run_id, learner))
+
+    def expect(self, payload: Payload, learner: PeerId) -> None:
+        """A manifest names this payload: get it. Again for one that is known: nothing happens.
+        The learner is asked like every connected peer."""
+        if payload in self._transfers or self._store.path(payload):
+            return
+        transfer = self._transfers[payload] = Transfer(
+            self._network,
+            self._client,
+            self._store,
+            payload,
+            learner,
+            self._rng,
+            self._count_pulled,
+        )
+        for shard in self._early.take(payload):
+            transfer.push(shard)
+        try:
+            self._begun.send_nowait(transfer)
+        except trio.WouldBlock:
+            transfer.reason = f"waiting: {DOWNLOADS_MAX} payloads are on their way already"
+
+    async def wait(self, payload: Payload) -> Path:
+        """The complete, verified file of a payload that is here or expected; the caller sets the
+        deadline. Raises RemoteError if it was refused (its bounds) or dropped."""
+        transfer = self._transfers.get(payload)
+        if transfer is not None:
+            await transfer.ended.wait()
+            if transfer.path is None:
+                raise RemoteError(transfer.refused)
+            return transfer.path
+        if (path := self._store.path(payload)) is None:
+            raise LocalError("waiting for a payload that was not expected")
+        return path
+
+    def progress(self, payload: Payload) -> Progress:
+        transfer = self._transfers.get(payload)
+        if transfer is not None:
+            return Progress(transfer.leaves_here, payload.leaves, transfer.reason)
+        if self._store.path(payload):
+            return Progress(payload.leaves, payload.leaves, "complete")
+        return Progress(0, payload.leaves, "not expected")
+
+    async def add(self, path: Path) -> Payload:
+        """Take in a complete, synced, immutable file of ours and serve it from now on."""
+        return await on_disk(self._store.import_file, path)
+
+    async def push(self, payload: Payload, learner: PeerId) -> bool:
+        """Gossip all leaves of our payload in random order, if it is small enough (1 MiB); peers
+        pull larger ones. Call after the manifest's event was emitted. learner: ourselves."""
+        if learner != self._me:
+            raise LocalError("only the learner itself pushes its payloads")
+        if payload.size_bytes > PUSH_MAX_BYTES:
+            return False
+        body = shards_message(self._run_id, learner, payload)
+        signature = self._sign(signing.message_to_sign("shards", body))
+        topic = shards_topic(self._run_id, learner)
+        for index in self._rng.sample(range(payload.leaves), payload.leaves):
+            found = await on_disk(self._store.read_leaf, payload, index)
+            if found is None:
+                raise LocalError("pushing a payload that is not here")
+            shard = Shard(payload, signature, index, found[0], tuple(found[1]))
+            await self._network.publish(topic, encode(shard))
+        return True
+
+    async def forget(self, payload: Payload) -> None:
+        """Stop expecting a payload and delete what is here of it."""
+        transfer = self._transfers.pop(payload, None)
+        if transfer is not None:
+            transfer.drop()
+        await on_disk(self._store.delete, payload)
+
+    async def run(self) -> None:
+        """Carries out the transfers until cancelled. Started again it goes on where it was."""
+        async with trio.open_nursery() as nursery:
+            running: set[Payload] = set()
+            while True:
+                for transfer in list(self._transfers.values()):
+                    begun = transfer.payload in running or transfer.ended.is_set()
+                    if not begun and len(running) < DOWNLOADS_MAX:
+                        running.add(transfer.payload)
+                        nursery.start_soon(self._carry, transfer, running)
+                with trio.move_on_after(1.0):
+                    await self._queue.receive()
+
+    # ---- inside
+
+    async def _carry(self, transfer: Transfer, running: set[Payload]) -> None:
+        await transfer.run()
+        running.discard(transfer.payload)
+        if transfer.path is not None:
+            self._transfers.pop(transfer.payload, None)
+
+    def _count_pulled(self, count: int) -> None:
+        self.received_pulled_bytes += count
+
+    def _is_here(self, payload: Payload, index: int) -> bool:
+        have = self._store.have(payload)
+        return (have is not None and index in have) or (payload, index) in self._early
+
+    def _validate(self, learner: PeerId, message: bytes) -> Acceptance:
+        return validate_shard(self._run_id, learner, self._is_here, message).acceptance
+
+    def _deliver(self, message: bytes) -> None:
+        shard = decode(shards, message)
+        self.received_gossip_bytes += len(shard.leaf)
+        transfer = self._transfers.get(shard.payload)
+        if transfer is None:
+            self._early.add(shard)
+        else:
+            transfer.push(shard)
+
+    async def _answer(self, peer: PeerId, message: GetHave | GetLeaves, _: Attachment) -> Reply:
+        if isinstance(message, GetHave):
+            have = self._store.have(message.payload)
+            return Reply(Have(b"" if have is None else bytes(have)))
+        found: list[Leaf] = []
+        for index in message.indexes:
+            read = await on_disk(self._store.read_leaf, message.payload, index)
+            if read is not None:
+                found.append(Leaf(index, read[0], tuple(read[1])))
+        return Reply(Leaves(tuple(found)))
