@@ -41,7 +41,7 @@ def of_bytes(spec_bytes: bytes, run_id: bytes) -> RunContext:
     """The context of an encoded RunSpec. Raises BadConfig."""
     try:
         spec = msgspec.msgpack.decode(spec_bytes, type=RunSpec)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"RunSpec does not decode: {error}") from error
     return of(spec, run_id)
 

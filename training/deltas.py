@@ -181,7 +181,8 @@ def _header_of(file: BinaryIO) -> _Header:
         raise BadDelta(f"header of {size_bytes} bytes")
     try:
         header = msgspec.msgpack.decode(file.read(size_bytes), type=_Header)
-    except (msgspec.DecodeError, RecursionError) as error:
+    # msgspec lets UnicodeDecodeError through, a ValueError of another kind.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadDelta(f"header does not decode: {error}") from error
     if header.magic != _MAGIC:
         raise BadDelta("not a delta of a known format")

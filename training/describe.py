@@ -30,7 +30,7 @@ def describe(weights_path: Path, model_json: str, names: list[str]) -> dict[str,
     """Raises BadConfig, BadInput, OSError."""
     try:
         given = msgspec.json.decode(model_json, type=_Model)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"model: {error}") from error
     tokenizers.load(given.tokenizer)
     spec = ModelSpec(

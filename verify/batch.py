@@ -95,7 +95,8 @@ def decode_batch(data: bytes) -> Batch:
         raise MalformedBatch(f"larger than {BATCH_MAX_BYTES} bytes")
     try:
         batch = _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    # msgspec lets UnicodeDecodeError through, a ValueError of another kind.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedBatch(str(error)) from error
     for g, s, _, rollout in batch.rollouts():
         if len(rollout.tokens) % 4 or len(rollout.tokens) != len(rollout.logprobs):
