@@ -42,8 +42,7 @@ class Recovery:
     answered: int
     adopted: int
 
-    @property
-    def reason(self) -> str:
+    def __str__(self) -> str:
         """One sentence for `primed status`."""
         if not self.answered:
             return "No peer could confirm our own chain; the local store counts."

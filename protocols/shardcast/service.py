@@ -7,6 +7,7 @@ manifests arrive. Whatever is complete or partly here is served to everybody who
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,6 +173,12 @@ class Shardcast:
         if transfer is not None:
             transfer.drop()
         await on_disk(self._store.delete, payload)
+
+    async def retain(self, roots: Collection[bytes]) -> None:
+        """Forget every payload but those with these roots and those still expected."""
+        for payload in self._store.payloads():
+            if payload.root not in roots and payload not in self._transfers:
+                await on_disk(self._store.delete, payload)
 
     async def run(self) -> None:
         """Carries out the transfers until cancelled. Started again it goes on where it was."""

@@ -1,0 +1,200 @@
+"""Rollouts: workers push batches to holders and get signed receipts; anyone fetches by digest.
+
+The daemon makes one for the run it takes part in. It needs no task of its own: the server answers
+in the network's stream handlers, `push` and `fetch` run in their callers.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from primed.p2p.errors import HIGH, MID, RemoteError
+from primed.p2p.network import Network, PeerId
+from primed.protocols.client import Client
+from primed.protocols.disk import on_disk
+from primed.protocols.limits import ATTACHMENT_MAX_BYTES, BUSY_RETRY_MS, RECEIPT_WAIT_S
+from primed.protocols.rollouts.messages import (
+    BatchHeader,
+    Found,
+    Get,
+    Offer,
+    Put,
+    Stored,
+    Wanted,
+    requests,
+    responses,
+)
+from primed.protocols.rollouts.store import BatchStore
+from primed.protocols.rpc import Attachment, Refused, read_to_file
+from primed.protocols.server import Reply, Server
+from primed.verify import signing
+from primed.verify.statements import Receipt, stored_message
+
+PROTOCOL = "/primed/rollouts/1"
+WhyNotStore = Callable[[bytes, int], str]  # (worker, counter) -> "" or why not
+
+
+class Rollouts:
+    def __init__(
+        self,
+        network: Network,
+        run_id: bytes,
+        identity_peer: bytes,
+        sign: signing.Signer,
+        folder: Path,
+        why_not_store: WhyNotStore,
+    ) -> None:
+        """Opens the store in `folder`. why_not_store refuses a worker's batch (`denied`)."""
+        self._network = network
+        self._run_id = run_id
+        self._me = identity_peer
+        self._sign = sign
+        self._why_not_store = why_not_store
+        self._store = BatchStore(folder)
+        self._uploading: set[PeerId] = set()
+        self._client = Client(network, PROTOCOL, responses)
+        Server(
+            network,
+            PROTOCOL,
+            requests,
+            self._answer,
+            attachment_max_bytes=ATTACHMENT_MAX_BYTES,
+        )
+
+    # ---- for the daemon
+
+    async def push(
+        self, holder: PeerId, path: Path, *, counter: int, batch: bytes, root: bytes
+    ) -> Receipt:
+        """Have a holder (we may be one) store our batch file. Idempotent: what the holder has
+        already is not sent again. Raises Refused (denied; busy with retry_after_ms) and
+        RemoteError; a receipt that does not verify is charged."""
+        size_bytes = (await on_disk(path.stat)).st_size
+        header = BatchHeader(self._run_id, self._me, counter, batch, root, size_bytes)
+        if holder == self._me:
+            return await self._keep_own(path, header)
+        answer = await self._client.request(holder, Offer(header), wait_s=RECEIPT_WAIT_S)
+        if isinstance(answer, Wanted):
+            answer = await self._client.request(
+                holder, Put(header), attach=(path, size_bytes), wait_s=RECEIPT_WAIT_S
+            )
+        if not isinstance(answer, Stored):
+            raise self._charged(holder, MID, "wrong answer")
+        receipt, message = answer.receipt, _message(header)
+        if receipt.holder != holder or not signing.is_signed_by(
+            holder, "stored", message, receipt.signature
+        ):
+            raise self._charged(holder, HIGH, "receipt is not valid")
+        return receipt
+
+    async def fetch(self, holder: PeerId, batch: bytes, size_bytes: int) -> Path:
+        """The verified file of a batch of this size: from here if it is here, else from the
+        holder. Raises Refused (not_found) and RemoteError; wrong bytes are charged."""
+        if (path := self._store.path(batch)) is not None:
+            return path
+        if holder == self._me:
+            raise Refused("not_found", "no such batch here")
+        arrived = self._store.temporary()
+
+        async def receive(attachment: Attachment) -> None:
+            if attachment.size_bytes != size_bytes:
+                raise RemoteError("batch of another size", peer=holder, penalty=MID)
+            await read_to_file(attachment, arrived)
+
+        answer = await self._client.request(
+            holder, Get(self._run_id, batch), receive=receive, receive_max_bytes=size_bytes
+        )
+        if not isinstance(answer, Found):
+            arrived.unlink(missing_ok=True)
+            raise self._charged(holder, MID, "wrong answer")
+        try:
+            return await on_disk(self._store.keep_fetched, arrived, batch, size_bytes, holder)
+        except RemoteError as error:
+            raise self._charged(holder, HIGH, error.reason) from None
+
+    def path(self, batch: bytes) -> Path | None:
+        """The verified file of a batch that is here."""
+        return self._store.path(batch)
+
+    def commit(self, batch: bytes) -> None:
+        """A commitment names this batch: from now on its counter is not given to another."""
+        self._store.commit(batch)
+
+    async def forget(self, batch: bytes) -> None:
+        """Delete a batch: nobody needs it any more (used, or ended otherwise)."""
+        await on_disk(self._store.delete, batch)
+
+    # ---- holder's side
+
+    async def _answer(self, peer: PeerId, message: Offer | Put | Get, body: Attachment) -> Reply:
+        if isinstance(message, Get):
+            return await self._found(message)
+        self._check(peer, message.header)
+        if self._store.is_held_for(message.header):
+            return Reply(Stored(self._receipt(message.header)))
+        self._check_room(message.header)
+        if isinstance(message, Offer):
+            return Reply(Wanted())
+        return await self._take(peer, message.header, body)
+
+    async def _found(self, message: Get) -> Reply:
+        path = self._store.path(message.batch) if message.run == self._run_id else None
+        if path is None:
+            raise Refused("not_found", "no such batch here")
+        try:
+            size_bytes = (await on_disk(path.stat)).st_size
+        except FileNotFoundError:
+            raise Refused("not_found", "no such batch here any more") from None
+        return Reply(Found(), attach=(path, size_bytes))
+
+    def _check(self, peer: PeerId, header: BatchHeader) -> None:
+        if header.run != self._run_id:
+            raise Refused("not_found", "no such run here")
+        if header.worker != peer:
+            raise RemoteError("batch of another worker", peer=peer, penalty=MID)
+        if reason := self._why_not_store(header.worker, header.counter):
+            raise Refused("denied", reason)
+
+    def _check_room(self, header: BatchHeader) -> None:
+        if self._store.is_committed(header.worker, header.counter):
+            raise Refused("denied", "another batch was committed under this counter")
+        reason = self._store.why_no_room(header)
+        if header.worker in self._uploading:
+            reason = "another upload of this worker is under way"
+        if reason:
+            raise Refused("busy", reason, retry_after_ms=BUSY_RETRY_MS)
+
+    async def _take(self, peer: PeerId, header: BatchHeader, body: Attachment) -> Reply:
+        if body.size_bytes != header.size_bytes:
+            raise RemoteError("batch of another size", peer=peer, penalty=MID)
+        arrived = self._store.temporary()
+        self._uploading.add(peer)
+        try:
+            await read_to_file(body, arrived)
+            await on_disk(self._store.keep, arrived, header)
+        except RemoteError as error:
+            raise RemoteError(error.reason, peer=peer, penalty=error.penalty or MID) from error
+        finally:
+            self._uploading.discard(peer)
+        return Reply(Stored(self._receipt(header)))
+
+    async def _keep_own(self, path: Path, header: BatchHeader) -> Receipt:
+        if not self._store.is_held_for(header):
+            arrived = self._store.temporary()
+            await on_disk(shutil.copyfile, path, arrived)
+            await on_disk(self._store.keep, arrived, header)
+        return self._receipt(header)
+
+    def _receipt(self, header: BatchHeader) -> Receipt:
+        message = signing.message_to_sign("stored", _message(header))
+        return Receipt(self._me, self._sign(message))
+
+    def _charged(self, peer: PeerId, penalty: int, reason: str) -> RemoteError:
+        self._network.penalise(peer, penalty, reason)
+        return RemoteError(reason, peer=peer, penalty=penalty)
+
+
+def _message(header: BatchHeader) -> bytes:
+    return stored_message(header.run, header.worker, header.counter, header.batch, header.root)
