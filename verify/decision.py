@@ -112,14 +112,17 @@ def judge(terms: Terms, claims: Collection[bytes], verdicts: Mapping[bytes, Opin
     """What the verdicts of valid claims decide so far; knows no deadlines."""
     opinions = {peer: verdicts[peer] for peer in claims if peer in verdicts}
     against: dict[str, int] = {}
+    rewards = 0
     for peer, opinion in opinions.items():
         if opinion.outcome == "reject":
             weight = terms.verifiers.get(peer, 0)
             against[opinion.reason] = against.get(opinion.reason, 0) + weight
+            rewards += opinion.reason == "reward"
     accepts = sum(opinion.outcome == "accept" for opinion in opinions.values())
     if against:
         reason = min(against, key=lambda reason: (-against[reason], reason))
-        fraud = sum(weight for reason, weight in against.items() if reason in FRAUD)
+        proven = FRAUD if rewards >= 2 else FRAUD - {"reward"}  # one scorer may have crashed
+        fraud = sum(weight for reason, weight in against.items() if reason in proven)
         is_final = 2 * sum(against.values()) > terms.total_weight
         kind: Literal["rejected", "contested"] = "rejected" if is_final else "contested"
         return Ruling(kind, reason, is_final and 2 * fraud > terms.total_weight, accepts)

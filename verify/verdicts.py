@@ -17,6 +17,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from primed.verify.cases import ENDED, Case, assess
+from primed.verify.counters import Counters
 from primed.verify.decision import (
     Duty,
     Opinion,
@@ -70,8 +71,7 @@ class Cases:
         self._state = genesis(run)
         self._epochs = epochs_of(self._state)
         self._cases: dict[bytes, Case] = {}  # oldest first
-        self._slots: dict[bytes, dict[int, dict[int, bytes]]] = {}  # worker, counter, seq
-        self._next: dict[bytes, int] = {}  # worker -> first counter not accounted for
+        self._counters = Counters(GAP_LIMIT)
         self._early: deque[tuple[bytes, bytes, _Fact, float]] = deque(maxlen=EARLY_MAX)
         self._frauds: dict[bytes, dict[int, str]] = {}
         self._excluded: set[bytes] = set()
@@ -105,10 +105,7 @@ class Cases:
                 self._frauds.pop(peer, None)
             for counter in worker.fraud_counters:
                 self._frauds.setdefault(peer, {}).setdefault(counter, "ledger")
-            self._advance_next(peer)
-            slots = self._slots.get(peer, {})
-            for counter in [c for c in slots if c < worker.next_counter]:
-                del slots[counter]
+            self._counters.settle(peer, worker.next_counter)
         for case in list(self._cases.values()):
             self._follow_ledger(case)
             self._review(case, now)
@@ -130,6 +127,10 @@ class Cases:
 
     def case(self, commitment: bytes) -> Case | None:
         return self._cases.get(commitment)
+
+    def all(self) -> list[Case]:
+        """Every case, oldest first."""
+        return list(self._cases.values())
 
     def of_worker(self, worker: bytes) -> list[Case]:
         """Its cases by counter."""
@@ -207,7 +208,7 @@ class Cases:
         if body.counter < worker.next_counter and (known is None or known.state not in OPEN):
             self.ignored["closed or duplicate commitment"] += 1
             return
-        if body.counter >= self._next_of(entry.author) + GAP_LIMIT:
+        if self._counters.is_far(entry.author, body.counter):
             self.ignored["commitment far beyond a gap"] += 1
             return
         case = Case(entry.digest, entry.author, entry.seq, body, seen=now)
@@ -226,18 +227,13 @@ class Cases:
 
     def _fill(self, author: bytes, counter: int, seq: int, commitment: bytes, now: float) -> None:
         """A counter is accounted for: the lowest sequence number has it, later ones are void."""
-        following = self._next_of(author)
-        if counter >= following + GAP_LIMIT or counter < self._ledger_next(author):
-            return
-        slot = self._slots.setdefault(author, {}).setdefault(counter, {})
-        slot[seq] = commitment
-        first = min(slot)
-        for other, named in slot.items():
-            case = self._cases.get(named)
-            if case is not None and other != first and not case.fault:
+        following = self._counters.following(author)
+        for displaced in self._counters.fill(author, counter, seq, commitment):
+            case = self._cases.get(displaced)
+            if case is not None and not case.fault:
                 case.fault = "duplicate"
                 self._review(case, now)
-        if self._advance_next(author) > following:
+        if self._counters.following(author) > following:
             for case in self.of_worker(author):
                 if case.terms is None:
                     self._review(case, now)
@@ -297,15 +293,15 @@ class Cases:
         """Fix the draw terms if everything they need is known, else say what is missing."""
         state, body = self._state, case.body
         epoch, batch = self._epochs.get(body.cut), state.batches.get(case.commitment)
-        following = self._next_of(case.worker)
+        following = self._counters.following(case.worker)
         if case.worker in self._excluded:
             case.fault = "excluded"
         elif body.counter >= following:
             case.hold = f"the batch or skip of counter {following} of the same worker"
         elif body.cut > state.number:
             case.hold = f"cut {body.cut}, which this node has not reached"
-        elif not is_worker(self._run, state, case.worker):
-            case.fault = "not admitted"
+        elif not is_worker(self._run, state.members, case.worker):
+            case.hold = "a cut that admits its worker"
         elif body.learner not in state.weights("learner"):
             case.fault = "learner"
         elif (
@@ -365,17 +361,6 @@ class Cases:
 
     def _ledger_next(self, worker: bytes) -> int:
         return worker_of(self._run, self._state, worker).next_counter
-
-    def _next_of(self, worker: bytes) -> int:
-        return max(self._next.get(worker, 0), self._ledger_next(worker))
-
-    def _advance_next(self, worker: bytes) -> int:
-        """Move past all counters that are accounted for; returns the first that is not."""
-        following, slots = self._next_of(worker), self._slots.get(worker, {})
-        while following in slots:
-            following += 1
-        self._next[worker] = following
-        return following
 
     def _evict(self) -> None:
         while len(self._cases) > CASES_MAX:

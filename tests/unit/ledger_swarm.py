@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -56,7 +57,11 @@ def key(name: str) -> Key:
 
 
 def run_of(
-    verifiers: int = 2, prices: Prices | None = None, weights: Sequence[int] = (), **fields: object
+    verifiers: int = 2,
+    prices: Prices | None = None,
+    weights: Sequence[int] = (),
+    admission: Literal["open", "listed"] = "open",
+    **fields: object,
 ) -> Run:
     """A run of originator o, learner l, verifiers v0.. with equal or given weights; open workers."""
     band = Band(accept=0.1, reject=0.2)
@@ -90,7 +95,7 @@ def run_of(
         ),
         training=Training(),
         parameters=Parameters(**{**defaults, **fields}),  # type: ignore[arg-type]
-        admission=Admission(listed=tuple(listed)),
+        admission=Admission(worker=admission, listed=tuple(listed)),
         prices=prices or Prices(budget=1_000_000, token=1, verdict=10, version=100),
     )
     return sign_run(spec, key("o").sign)

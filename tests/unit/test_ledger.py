@@ -192,6 +192,27 @@ def test_a_learners_refusal_is_unpaid_but_no_fraud() -> None:
     assert not state.workers[key("w").peer].fraud_counters
 
 
+def test_one_scorer_alone_proves_no_fraud() -> None:
+    for verifiers, frauds in ((1, ()), (2, (0,))):
+        run = run_of(verifiers=verifiers)
+        swarm = Swarm(run)
+        batch = swarm.commit("w", 0)
+        swarm.check(batch, *["reward"] * verifiers)
+        state = folded(run, genesis(run), swarm)
+        assert batch_state(state, batch) == ("rejected", "reward")
+        assert state.workers[key("w").peer].fraud_counters == frauds
+
+
+def test_listed_workers_only_where_the_run_says_so() -> None:
+    run = run_of(admission="listed")
+    swarm = Swarm(run)
+    swarm.write("o", Admitted(key("w").peer, "worker"))
+    mine, foreign = swarm.commit("w", 0), swarm.commit("x", 0)
+    state = folded(run, genesis(run), swarm)
+    assert batch_state(state, mine)[0] == "committed"
+    assert batch_state(state, foreign) == ("rejected", "not admitted")
+
+
 def test_gap_duplicate_and_skip() -> None:
     """Scenario 41: counters are contiguous and never reused."""
     run = run_of()

@@ -125,7 +125,7 @@ def _join_committed(book: Book, entry: Entry, body: Committed) -> None:
 
 
 def _commitment_fault(book: Book, worker: Worker, author: bytes, body: Committed) -> str:
-    if not is_worker(book.run, book.before, author):
+    if not is_worker(book.run, book.members, author):
         return "not admitted"
     if body.counter < worker.next_counter or body.counter in worker.beyond:
         return "duplicate"
@@ -155,7 +155,7 @@ def _join_skipped(book: Book, author: bytes, body: Skipped) -> None:
     worker = book.worker(author)
     taken = body.counter < worker.next_counter or body.counter in worker.beyond
     is_far = len(worker.beyond) >= GAP_LIMIT and body.counter > worker.next_counter
-    if taken or is_far or not is_worker(book.run, book.before, author):
+    if taken or is_far or not is_worker(book.run, book.members, author):
         return
     book.change_worker(author, skipped=worker.skipped + 1)
     _take_counter(book, author, body.counter, b"")
@@ -187,9 +187,14 @@ def _join_judgements(book: Book, entries: list[Entry]) -> None:
         batch = book.batches.get(fact.body.commitment)
         if batch is not None:
             _join_judgement(book, batch, fact)
-        elif fact.cut + ORPHAN_CUTS > book.number and waiting[fact.author] < ORPHANS_PER_AUTHOR:
+        elif _may_wait(book, fact) and waiting[fact.author] < ORPHANS_PER_AUTHOR:
             waiting[fact.author] += 1
             book.orphans.append(fact)
+
+
+def _may_wait(book: Book, fact: Orphan) -> bool:
+    is_judge = any(fact.author in book.members[role] for role in ("verifier", "learner"))
+    return is_judge and fact.cut + ORPHAN_CUTS > book.number
 
 
 def _join_judgement(book: Book, batch: Batch, fact: Orphan) -> None:

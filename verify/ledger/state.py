@@ -204,8 +204,9 @@ def worker_of(run: Run, state: State, peer: bytes) -> Worker:
     return state.workers.get(peer) or Worker(freed_cut=freed)
 
 
-def is_worker(run: Run, state: State, peer: bytes) -> bool:
-    return run.spec.admission.worker == "open" or peer in state.weights("worker")
+def is_worker(run: Run, members: dict[str, dict[bytes, int]], peer: bytes) -> bool:
+    """Whether the peer's commitments count; an open worker needs no admission."""
+    return run.spec.admission.worker == "open" or peer in members.get("worker", {})
 
 
 def leaves_of(state: State) -> list[bytes]:
