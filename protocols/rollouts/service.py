@@ -174,8 +174,6 @@ class Rollouts:
         try:
             await read_to_file(body, arrived)
             await on_disk(self._store.keep, arrived, header)
-        except RemoteError as error:
-            raise RemoteError(error.reason, peer=peer, penalty=error.penalty or MID) from error
         finally:
             self._uploading.discard(peer)
         return Reply(Stored(self._receipt(header)))

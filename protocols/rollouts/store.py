@@ -12,7 +12,7 @@ import os
 from itertools import count
 from pathlib import Path
 
-from primed.p2p.errors import RemoteError
+from primed.p2p.errors import MID, RemoteError
 from primed.protocols.framing import decode, encode
 from primed.protocols.limits import (
     BATCH_BYTES_PER_WORKER,
@@ -137,7 +137,8 @@ class BatchStore:
     def _verify(self, arrived: Path, batch: bytes, size_bytes: int, sender: bytes) -> None:
         if arrived.stat().st_size != size_bytes or file_digest(arrived) != batch:
             arrived.unlink()
-            raise RemoteError("the bytes are not the batch they were said to be", peer=sender)
+            reason = "the bytes are not the batch they were said to be"
+            raise RemoteError(reason, peer=sender, penalty=MID)
 
     def _meta(self, batch: bytes) -> Path:
         return self._folder / f"{batch.hex()}.meta"

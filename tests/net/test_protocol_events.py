@@ -1,0 +1,196 @@
+"""The event log between nodes: gossip, gaps, late joiners, lost stores and authors who lie."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from primed.p2p.errors import LocalError
+from primed.protocols.events import EventLog, SignedEvent, event_digest, proven_place
+from primed.protocols.events.messages import Event
+from primed.protocols.framing import encode
+from primed.protocols.topics import events_topic
+from primed.verify.signing import message_to_sign
+from primed.verify.statements import Body, Entry, Skipped, Verdict
+
+from .memory_network import Fabric, Key, MemoryNetwork
+from .protocol_samples import JOINED, NOW_MS, RUN, MemoryEvents, skipped
+
+pytestmark = pytest.mark.trio
+
+
+class Node:
+    def __init__(self, network: MemoryNetwork, store: MemoryEvents | None = None) -> None:
+        self.network = network
+        self.store = store or MemoryEvents()
+        self.entries: list[Entry] = []
+        self.void: list[tuple[bytes, int]] = []
+        rng = random.Random(network.peer)
+        key = network.key
+        self.log = EventLog(network, self.store, RUN, key.peer, key.sign, lambda: NOW_MS, rng)
+        self.log.on_entry(self.entries.append)
+        self.log.on_equivocation(lambda author, seq, proof: self.void.append((author, seq)))
+
+    def counters(self, author: bytes) -> list[int]:
+        bodies = [entry.body for entry in self.entries if entry.author == author]
+        return [body.counter for body in bodies if isinstance(body, Skipped)]
+
+
+@asynccontextmanager
+async def fabric_of(*seeds: int) -> AsyncIterator[tuple[Fabric, list[Node]]]:
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            fabric = Fabric(nursery)
+            nodes = [Node(fabric.node(seed)) for seed in seeds]
+            for node in nodes:
+                await node.log.load()
+                nursery.start_soon(node.log.run)
+            await trio.testing.wait_all_tasks_blocked()
+            yield fabric, nodes
+            assert not any(node.network.handler_errors for node in nodes)
+            nursery.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await trio.sleep(0.01)
+
+
+def signed_by(key: Key, seq: int, prev: bytes, body: Body, unix_ms: int = NOW_MS) -> SignedEvent:
+    data = encode(Event(RUN, key.peer, seq, prev, unix_ms, body))
+    return SignedEvent(data, key.sign(message_to_sign("event", data)))
+
+
+async def test_events_reach_nodes_that_are_not_neighbours_in_chain_order() -> None:
+    async with fabric_of(1, 2, 3) as (fabric, (a, b, c)):
+        fabric.link(a.network, b.network)
+        fabric.link(b.network, c.network)
+        for counter in range(5):
+            entry = await a.log.emit(skipped(counter))
+            assert entry.seq == counter
+        await until(lambda: len(c.entries) == 5)
+        assert c.counters(a.network.peer) == list(range(5))
+        assert c.log.heads() == a.log.heads()
+
+
+async def test_a_late_joiner_gets_the_whole_history_and_a_restart_replays_it() -> None:
+    async with fabric_of(1, 2) as (fabric, (a, b)):
+        for counter in range(600):  # more than two ranges
+            await a.log.emit(skipped(counter))
+        fabric.link(a.network, b.network)
+        await until(lambda: len(b.entries) == 600)
+        assert b.counters(a.network.peer) == list(range(600))
+        again = Node(fabric.node(9), b.store)
+        await again.log.load()
+        await again.log.replay(again.entries.append)
+        assert again.counters(a.network.peer) == list(range(600))
+        assert not a.network.penalties and not b.network.penalties
+
+
+async def test_lost_gossip_is_filled_in_from_the_peer_that_brought_the_next_event() -> None:
+    async with fabric_of(1, 2) as (fabric, (a, b)):
+        fabric.link(a.network, b.network)
+        await a.log.emit(skipped(0))
+        await until(lambda: len(b.entries) == 1)
+        fabric.drop = lambda sender, receiver, data: True
+        await a.log.emit(skipped(1))
+        await a.log.emit(skipped(2))
+        fabric.drop = lambda sender, receiver, data: False
+        await a.log.emit(skipped(3))
+        await until(lambda: len(b.entries) == 4)
+        assert b.counters(a.network.peer) == [0, 1, 2, 3]
+
+
+async def test_scenario_42_a_node_that_lost_its_store_goes_on_after_its_own_chain() -> None:
+    async with fabric_of(1, 2) as (fabric, (a, b)):
+        fabric.link(a.network, b.network)
+        for counter in range(3):
+            await a.log.emit(skipped(counter))
+        await until(lambda: len(b.entries) == 3)
+        reborn = Node(a.network)  # same key, empty store
+        await reborn.log.load()
+        recovery = await reborn.log.recover_own_head(5.0)
+        assert (recovery.answered, recovery.adopted) == (1, 3)
+        assert "3 of our own events" in str(recovery)
+        assert (await reborn.log.emit(skipped(3))).seq == 3
+        await until(lambda: len(b.entries) == 4)
+        assert not b.void
+
+
+async def test_without_an_answer_the_local_store_counts_and_says_so() -> None:
+    async with fabric_of(1) as (_, (a,)):
+        recovery = await a.log.recover_own_head(0.1)
+        assert recovery.answered == 0 and "local store counts" in str(recovery)
+        assert (await a.log.emit(JOINED)).seq == 0
+
+
+async def test_scenario_30_two_events_for_one_place_convict_their_author_everywhere() -> None:
+    async with fabric_of(1, 2, 3) as (fabric, nodes):
+        a, b, c = nodes
+        liar = fabric.node(66)
+        fabric.link(liar, a.network)
+        fabric.link(liar, b.network)
+        zero = signed_by(liar.key, 0, RUN, JOINED)
+        for_a = signed_by(liar.key, 1, event_digest(zero.event), skipped(1))
+        for_b = signed_by(liar.key, 1, event_digest(zero.event), skipped(2))
+        topic = events_topic(RUN)
+        for signed in (zero, for_a):
+            a.network.receive(liar.peer, topic, encode(signed))
+        for signed in (zero, for_b):
+            b.network.receive(liar.peer, topic, encode(signed))
+        await until(lambda: len(a.entries) == len(b.entries) == 2)
+        fabric.link(a.network, b.network)  # heads differ at the same place
+        fabric.link(b.network, c.network)  # learns the proof by anti-entropy alone
+        await until(lambda: all(node.void == [(liar.peer, 1)] for node in nodes))
+        for node in nodes:
+            (proof,) = node.store.proofs(RUN)
+            assert proven_place(RUN, proof) == (liar.peer, 1)  # verifiable offline
+            assert node.log.voids() == {liar.peer: 1}
+        assert not any(peer != liar.peer for node in nodes for peer, _, _ in node.network.penalties)
+
+
+async def test_a_fork_further_back_is_found_by_the_link_that_does_not_fit() -> None:
+    async with fabric_of(1) as (fabric, (a,)):
+        liar = fabric.node(66)
+        ours = signed_by(liar.key, 0, RUN, skipped(0))
+        a.network.receive(liar.peer, events_topic(RUN), encode(ours))
+        await until(lambda: len(a.entries) == 1)
+        b = Node(fabric.node(2))
+        await b.log.load()
+        fabric.nursery.start_soon(b.log.run)
+        await trio.testing.wait_all_tasks_blocked()
+        zero = signed_by(liar.key, 0, RUN, skipped(7))
+        one = signed_by(liar.key, 1, event_digest(zero.event), skipped(8))
+        for signed in (zero, one):
+            b.network.receive(liar.peer, events_topic(RUN), encode(signed))
+        await until(lambda: len(b.entries) == 2)
+        fabric.link(a.network, b.network)
+        await until(lambda: a.void == [(liar.peer, 0)])
+
+
+async def test_invalid_bodies_are_our_own_bug_and_are_not_signed() -> None:
+    async with fabric_of(1) as (_, (a,)):
+        nan = Verdict(bytes(32), 0, "accept", "ok", {"x": float("nan")})
+        with pytest.raises(LocalError):
+            await a.log.emit(nan)
+        assert a.log.heads() == []
+
+
+async def test_a_store_that_fails_leaves_the_chain_as_it_was() -> None:
+    async with fabric_of(1) as (_, (a,)):
+        await a.log.emit(skipped(0))
+        works = a.store.append
+
+        def full(run: bytes, events: object) -> None:
+            raise OSError("disk is full")
+
+        a.store.append = full  # type: ignore[method-assign]
+        with pytest.raises(OSError, match="full"):
+            await a.log.emit(skipped(1))
+        a.store.append = works  # type: ignore[method-assign]
+        assert (await a.log.emit(skipped(1))).seq == 1
