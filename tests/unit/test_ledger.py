@@ -288,6 +288,20 @@ def test_verdicts_need_a_drawn_claim() -> None:
         assert set(record.verdicts) == set(record.claims)
 
 
+def test_a_second_verdict_of_one_verifier_changes_nothing() -> None:
+    """Scenario 41: double claims and verdicts."""
+    run = run_of(verifiers=1)
+    swarm, state = Swarm(run), genesis(run)
+    batch = swarm.commit("w", 0)
+    for reason in ("ok", "ok", "proof"):
+        swarm.check(batch, reason)
+    for _ in range(3):
+        state = folded(run, state, swarm)
+    assert state.batches[batch.digest].claims == (key("v0").peer,)
+    assert batch_state(state, batch)[0] == "payable"
+    assert balances(state)[key("v0").peer] == Account(10, 0, 0)
+
+
 def test_nobody_judges_their_own_work() -> None:
     run = run_of(verifiers=1)
     swarm, state = Swarm(run), genesis(run)
