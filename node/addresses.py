@@ -9,8 +9,10 @@ from __future__ import annotations
 import ipaddress
 import re
 
-_DNS = re.compile(r"^(?=.{1,253}$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?\.?)+$")
-_PEER = re.compile(r"^[1-9A-HJ-NP-Za-km-z]{46,59}$")
+from primed.p2p import peerid
+
+_DNS = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
+_PORT = re.compile(r"0|[1-9][0-9]{0,4}")
 ADDRESS_MAX_CHARS = 512
 
 
@@ -56,9 +58,16 @@ def _is_value(name: str, value: str) -> bool:
             except ValueError:
                 return False
         case "dns" | "dns4" | "dns6":
-            return _DNS.match(value) is not None
+            return _DNS.fullmatch(value) is not None
         case "tcp":
-            return re.match(r"^(0|[1-9][0-9]{0,4})$", value) is not None and int(value) < 65536
+            return _PORT.fullmatch(value) is not None and int(value) < 65536
         case "p2p":
-            return _PEER.match(value) is not None
+            return _is_peer(value)
     return False
+
+
+def _is_peer(text: str) -> bool:
+    try:
+        return peerid.to_text(peerid.from_text(text)) == text
+    except ValueError:
+        return False

@@ -9,17 +9,21 @@ host other than `primed` are refused (DNS rebinding, cross-site requests). Serve
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import structlog
 import trio
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from primed.node import serving as http
 from primed.node.views import NodeView, View
 from primed.p2p.errors import UserError
 
@@ -77,7 +81,18 @@ def make_app(node: NodeView, on_error: Callable[[], None] = lambda: None) -> ASG
         doing("/v1/publish", publish),
         doing("/v1/stop", lambda _: node.stop()),
     ]
-    return _LocalOnly(Starlette(routes=routes))
+    return _LocalOnly(Starlette(routes=routes, exception_handlers={HTTPException: _no_such_route}))
+
+
+def serving(app: ASGIApp, path: Path) -> AbstractAsyncContextManager[None]:
+    """Serve on the unix socket at `path` while entered; the data directory's lock must be held."""
+    return http.serving(app, http.unix_listener(path))
+
+
+async def _no_such_route(request: Request, error: Exception) -> Response:
+    text = f"the API has no {request.method} {request.url.path}"
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return _json(ErrorView(text, "the daemon may be of another version"), status)
 
 
 class _LocalOnly:
@@ -124,10 +139,11 @@ async def _body(request: Request, type_: type[T]) -> T:
     if request.headers.get("content-type") != "application/json":
         raise UserError("the body must be application/json")
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > BODY_MAX_BYTES:
-            raise UserError(f"the body is larger than {BODY_MAX_BYTES} bytes")
+    async with aclosing(request.stream()) as parts:
+        async for part in parts:
+            body += part
+            if len(body) > BODY_MAX_BYTES:
+                raise UserError(f"the body is larger than {BODY_MAX_BYTES} bytes")
     try:
         return msgspec.json.decode(body, type=type_)
     except (msgspec.DecodeError, RecursionError) as error:

@@ -16,7 +16,7 @@ from primed.p2p.errors import UserError
 SCHEME = "primed://"
 ADDRESSES_MAX = 16
 _HINT = "an invite looks like primed://[run id]@/ip4/203.0.113.7/tcp/4101/p2p/12D3Koo…"
-_RUN = re.compile(r"^[0-9a-f]{64}$")
+_RUN = re.compile(r"[0-9a-f]{64}")
 
 
 class Invite(Struct, frozen=True):
@@ -31,7 +31,7 @@ def parse_invite(text: str) -> Invite:
     run, at, rest = text.removeprefix(SCHEME).partition("@")
     if not at or not rest:
         raise UserError("the invite names no address after its @", _HINT)
-    if run and _RUN.match(run) is None:
+    if run and _RUN.fullmatch(run) is None:
         raise UserError("the run id of the invite is not 64 hex digits in lower case", _HINT)
     addresses = rest.split(",", ADDRESSES_MAX)
     if len(addresses) > ADDRESSES_MAX:

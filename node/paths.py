@@ -7,10 +7,8 @@ system's temporary directory, and `socket.path` in the data directory says where
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from primed.p2p.errors import UserError
@@ -63,6 +61,9 @@ class Paths:
         recorded = self.root / "socket.path"
         if recorded.exists():
             return Path(recorded.read_text().strip())
+        import hashlib
+        import tempfile
+
         name = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"primed-{os.getuid()}-{name}" / "api.sock"
 

@@ -21,7 +21,8 @@ GRACE_S = 2.0
 
 @contextlib.asynccontextmanager
 async def serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
-    """Serve while entered; takes the socket over and closes it."""
+    """Serve while entered; takes the socket over, closes it, and removes a unix socket's file."""
+    name, family = listener.getsockname(), listener.family
     config = hypercorn.config.Config()
     config.bind = [f"fd://{listener.detach()}"]
     config.graceful_timeout = GRACE_S
@@ -34,6 +35,8 @@ async def serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
             yield
         finally:
             stop.set()
+            if family == socket.AF_UNIX:
+                Path(name).unlink(missing_ok=True)
 
 
 async def _serve(app: ASGIApp, config: hypercorn.config.Config, stop: trio.Event) -> None:

@@ -8,6 +8,7 @@ than 0.25 s of CPU: nothing here imports torch, libp2p, trio or rich before it i
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ EXIT_USER, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 def main() -> None:
     """Entry point of the console script."""
+    gc.disable()  # most commands are over in a moment; `start` and `demo` turn it on again
     sys.exit(run(sys.argv[1:]))
 
 

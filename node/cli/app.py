@@ -12,11 +12,16 @@ app = App(
     version=local.installed_version,
     help_format="plaintext",
 )
-for command in (local.init, local.start, asking.stop, asking.status, asking.peers):
-    app.command(command)
-for command in (asking.rewards, asking.verdicts, local.demo, local.version):
-    app.command(command)
+app.command(local.init)
+app.command(local.start)
+app.command(asking.stop)
+app.command(asking.status)
+app.command(asking.peers)
 app.command(asking.identity, name="id")
+app.command(asking.rewards)
+app.command(asking.verdicts)
+app.command(local.demo)
+app.command(local.version)
 
 runs = App(name="runs", help="The runs this node knows: list, show, join, publish.")
 runs.command(asking.list_runs, name="list")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from pathlib import Path
@@ -100,6 +101,7 @@ def _run_daemon(common: Common, flags: dict[str, Any], join: str | None) -> None
     from primed.node.logs import logging_to
     from primed.p2p import identity
 
+    gc.enable()
     paths = common.paths
     config = load_config(paths, flags)
     invite = parse_invite(join) if join is not None else None
@@ -145,6 +147,7 @@ def demo(
 
     if common.data_dir is not None:
         raise UserError("the demo makes its own data directories", "use --folder to keep them")
+    gc.enable()
     return main(seed=seed, folder=folder, as_json=common.json)
 
 

@@ -33,7 +33,11 @@ class Database:
             self._connection = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, cached_statements=256
             )
-            self._prepare(path)
+            try:
+                self._prepare(path)
+            except BaseException:
+                self._connection.close()
+                raise
         except (sqlite3.DatabaseError, OSError) as error:
             raise UserError(
                 f"the store {path} cannot be opened: {error}",
