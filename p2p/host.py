@@ -36,7 +36,7 @@ from primed.p2p.overlay import Overlay
 from primed.p2p.peerbook import PeerBook
 from primed.p2p.penalties import Consequence, Scores
 from primed.p2p.stack import Stack
-from primed.p2p.streams import STREAM_ERRORS, Libp2pStream
+from primed.p2p.streams import STREAM_ERRORS, Libp2pStream, root_cause
 from primed.p2p.topics import Topics
 
 _log = logging.getLogger(__name__)
@@ -274,7 +274,7 @@ class Libp2pNetwork:
         except trio.TooSlowError as error:
             raise RemoteError(f"no {protocol} stream in time", peer=peer) from error
         except (HostException, *STREAM_ERRORS) as error:
-            raise RemoteError(f"no {protocol} stream: {error}", peer=peer) from error
+            raise RemoteError(f"no {protocol} stream: {root_cause(error)}", peer=peer) from error
         return Libp2pStream(stream, peer, self._traffic)
 
     def handle(self, protocol: str, handler: Handler) -> None:

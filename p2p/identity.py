@@ -80,9 +80,11 @@ def load(path: Path) -> Identity:
         raise UserError(f"no identity at {path}", "run: primed init") from error
     except OSError as error:
         raise UserError(f"cannot open the key file {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        _check_private(path, os.fstat(file.fileno()))
-        return _from_pem(path, file.read(_MAX_FILE_BYTES))
+    try:
+        _check_private(path, os.fstat(descriptor))
+        return _from_pem(path, os.read(descriptor, _MAX_FILE_BYTES))
+    finally:
+        os.close(descriptor)
 
 
 def _check_private(path: Path, status: os.stat_result) -> None:

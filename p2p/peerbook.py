@@ -123,7 +123,10 @@ class PeerBook:
 
     def add_json(self, text: str) -> None:
         """Learn what `to_json` wrote. Raises ValueError if it did not."""
-        rows = json.loads(text)
+        try:
+            rows = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
         if not isinstance(rows, list):
             raise ValueError("a list of peers is expected")  # noqa: TRY004  of the file
         for row in rows[: limits.CACHE_PEERS]:

@@ -50,7 +50,7 @@ class Libp2pStream:
                 raise RemoteError("stream was cut", peer=self._peer) from None
             return b""
         except STREAM_ERRORS as error:
-            raise RemoteError(f"stream lost: {error}", peer=self._peer) from error
+            raise RemoteError(f"stream lost: {root_cause(error)}", peer=self._peer) from error
         self._traffic.stream_received_bytes += len(data)
         return data
 
@@ -64,7 +64,7 @@ class Libp2pStream:
                 self._traffic.stream_sent_bytes += len(chunk)
             finished = True
         except STREAM_ERRORS as error:
-            raise RemoteError(f"stream lost: {error}", peer=self._peer) from error
+            raise RemoteError(f"stream lost: {root_cause(error)}", peer=self._peer) from error
         finally:
             if not finished:  # the other side would take the next message for the rest of this
                 await self.reset()
@@ -98,3 +98,14 @@ async def _finish(action: Callable[[], Awaitable[None]]) -> None:
             await action()
         except STREAM_ERRORS:
             pass
+
+
+def root_cause(error: BaseException) -> str:
+    """The innermost message: the library wraps `connection refused` four times."""
+    while True:
+        inner = error.__cause__ or error.__context__
+        if isinstance(error, BaseExceptionGroup):
+            inner = error.exceptions[0]
+        if inner is None:
+            return str(error) or type(error).__name__
+        error = inner

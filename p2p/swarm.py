@@ -35,6 +35,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from primed.p2p import addresses, limits
 from primed.p2p.muxer import BoundedMuxers, BoundedYamux
+from primed.p2p.streams import root_cause
 
 
 class Policy(Protocol):
@@ -111,16 +112,16 @@ class GuardedSwarm(Swarm):
     async def _dial(self, peer_id: ID) -> INetConn:
         if peer_id == self.self_id or self._policy.is_banned(peer_id.to_bytes()):
             raise SwarmException("not dialled: ourselves or banned")
-        reason: Exception = SwarmException("no address known")
+        reason = "no address known"
         for address in self._policy.known_addresses(peer_id.to_bytes())[: limits.ADDRESSES_TRIED]:
             try:
                 with trio.fail_after(limits.DIAL_S + limits.UPGRADE_S):
                     return await self.dial_addr(Multiaddr(address), peer_id)
             except (BaseLibp2pError, ValueError) as error:
-                reason = error
+                reason = f"{address}: {root_cause(error)}"
             except trio.TooSlowError:
-                reason = SwarmException(f"{address}: no handshake in time")
-        raise SwarmException(_root_cause(reason)) from reason
+                reason = f"{address}: no handshake in time"
+        raise SwarmException(reason)
 
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         if self._policy.is_banned(muxed_conn.peer_id.to_bytes()):
@@ -186,10 +187,3 @@ def _connection_config(profile: limits.Profile) -> ConnectionConfig:
         inbound_stream_protocol_negotiation_timeout=limits.NEGOTIATE_S,
         auto_connect_interval=3600.0,
     )
-
-
-def _root_cause(error: BaseException) -> str:
-    """The innermost message: the library wraps `connection refused` three times."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return str(error) or type(error).__name__

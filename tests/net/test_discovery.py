@@ -1,0 +1,135 @@
+"""Finding each other: bootstrap peers down, peers of peers, providers, restarts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from primed.p2p.host import Libp2pNetwork
+from primed.p2p.identity import Identity
+from primed.p2p.peerid import to_text
+
+from .hosts import LOCAL, PROFILE, ask, free_port, new_network, started, until
+
+pytestmark = pytest.mark.trio
+
+
+def _has_peer(network: Libp2pNetwork, peer: bytes) -> bool:
+    return peer in {info.peer for info in network.peers()}
+
+
+async def test_scenario_10_all_bootstrap_peers_down_is_a_state_and_not_an_end() -> None:
+    identity, port = Identity.generate(), free_port()
+    down = f"/ip4/127.0.0.1/tcp/{port}/p2p/{to_text(identity.peer)}"
+    never = f"/ip4/127.0.0.1/tcp/{free_port()}/p2p/{to_text(Identity.generate().peer)}"
+    one = new_network()
+    async with one.running([LOCAL], [down, never]):
+        assert one.state()[0] == "connecting"
+        await until(lambda: "retrying" in one.state()[1])
+        assert "any of the 2 bootstrap peers" in one.state()[1]
+        assert "refused" in one.state()[1]
+        relay = new_network(identity=identity)
+        async with relay.running([f"/ip4/127.0.0.1/tcp/{port}"], []):
+            await until(lambda: one.state() == ("online", "connected to 1 peer"))
+            assert await ask(one, relay.peer, b"hello") == b"hello"
+        await until(lambda: one.state()[0] == "connecting")
+
+
+async def test_without_bootstrap_a_node_is_alone_until_somebody_comes() -> None:
+    one, other = new_network(), new_network()
+    async with one.running([LOCAL], []):
+        assert one.state()[0] == "alone"
+        async with other.running([LOCAL], list(one.listen_addresses())):
+            await until(lambda: one.state()[0] == "online")
+
+
+async def test_trap_9_two_that_know_only_a_third_find_each_other() -> None:
+    relay, one, other = new_network(), new_network(), new_network()
+    async with started(relay, one, other):
+        await until(lambda: _has_peer(one, other.peer) and _has_peer(other, one.peer))
+        assert await ask(one, other.peer, b"hello") == b"hello"
+
+
+async def test_scenario_10_a_restart_joins_by_cached_peers_while_bootstrap_is_down(
+    tmp_path: Path,
+) -> None:
+    cache = tmp_path / "peers.json"
+    identity, address = Identity.generate(), f"/ip4/127.0.0.1/tcp/{free_port()}"
+    join = [f"{address}/p2p/{to_text(identity.peer)}"]
+    relay, friend = new_network(identity=identity), new_network()
+    async with friend.running([LOCAL], join):
+        async with relay.running([address], []):
+            one = new_network(cache_path=cache)
+            async with one.running([LOCAL], join):
+                await until(lambda: _has_peer(one, friend.peer))
+                await until(lambda: cache.exists() and to_text(friend.peer) in cache.read_text())
+        again = new_network(cache_path=cache)
+        async with again.running([LOCAL], join):
+            await until(lambda: _has_peer(again, friend.peer))
+
+
+async def test_a_damaged_cache_is_only_a_loss(tmp_path: Path) -> None:
+    cache = tmp_path / "peers.json"
+    for content in ("{", "[1]", '[{"peer": 3}]', "[" * 100_000, "\x00" * 300_000):
+        cache.write_text(content)
+        async with new_network(cache_path=cache).running([LOCAL], []):
+            pass
+
+
+async def test_a_lost_peer_is_dialled_again() -> None:
+    identity = Identity.generate()
+    address = f"/ip4/127.0.0.1/tcp/{free_port()}"
+    one, other = new_network(identity=identity), new_network()
+    async with other.running([LOCAL], [f"{address}/p2p/{to_text(identity.peer)}"]):
+        for _ in range(2):
+            async with one.running([address], []):
+                await until(lambda: _has_peer(other, one.peer))
+            await until(lambda: not _has_peer(other, one.peer))
+
+
+async def test_remembered_addresses_are_dialled() -> None:
+    one, other = new_network(), new_network()
+    async with one.running([LOCAL], []), other.running([LOCAL], []):
+        one.remember(other.peer, other.listen_addresses())
+        await until(lambda: _has_peer(one, other.peer))
+        assert await one.connect(other.listen_addresses()[0]) == other.peer
+
+
+async def test_providers_are_found_once_each_and_without_ourselves() -> None:
+    relay, one, other, seeker = (new_network() for _ in range(4))
+    key = bytes(range(32))
+    async with started(relay, one, other, seeker):
+        await until(lambda: all(len(n.peers()) == 3 for n in (one, other, seeker)))
+        await trio.sleep(1.5)  # identify and the tables settle
+        for network in (one, other, one):
+            await network.provide(key)
+        found = await seeker.find_providers(key, 10)
+        assert sorted(peer for peer, _ in found) == sorted([one.peer, other.peer])
+        assert all(addresses for _, addresses in found)
+        assert [peer for peer, _ in await one.find_providers(key, 10)] == [other.peer]
+        assert await seeker.find_providers(bytes(32), 10) == []
+
+
+async def test_what_is_provided_alone_is_announced_to_those_who_come() -> None:
+    one, other = new_network(), new_network()
+    key = b"k" * 32
+    async with one.running([LOCAL], []):
+        await one.provide(key)
+        async with other.running([LOCAL], list(one.listen_addresses())):
+            found: list[bytes] = []
+            with trio.fail_after(15):
+                while one.peer not in found:
+                    await trio.sleep(0.3)
+                    found = [peer for peer, _ in await other.find_providers(key, 5)]
+
+
+async def test_only_members_enter_the_routing_table() -> None:
+    relay, member = new_network(), new_network()
+    stranger = Libp2pNetwork(Identity.generate(), profile=PROFILE)  # serves no hello
+    async with started(relay, member, stranger):
+        table = relay._running().discovery.dht.routing_table
+        await until(lambda: [p.to_bytes() for p in table.get_peer_ids()] == [member.peer])
+        await trio.sleep(1.0)
+        assert [p.to_bytes() for p in table.get_peer_ids()] == [member.peer]

@@ -1,0 +1,180 @@
+"""Hosts as wholes: what they accept, what they leave behind, how they notice the dead."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+
+import pytest
+import trio
+
+from primed.p2p import limits
+from primed.p2p.errors import LocalError, UserError
+
+from .hosts import LOCAL, PROFILE, ask, free_port, new_network, started, until
+
+pytestmark = pytest.mark.trio
+
+
+def _open_files() -> int:
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def _raw_connection(address: str) -> trio.SocketStream:
+    port = int(address.split("/tcp/")[1].split("/")[0])
+    return await trio.open_tcp_stream("127.0.0.1", port)
+
+
+def _multistream(line: str) -> bytes:
+    return bytes([len(line) + 1]) + line.encode() + b"\n"
+
+
+async def test_trap_11_twenty_starts_and_stops_leave_no_socket_task_or_thread() -> None:
+    """Scenario 14, in small."""
+
+    async def cycle() -> None:
+        one, other = new_network(), new_network()
+        async with started(one, other):
+            await ask(other, one.peer, b"hello")
+
+    await cycle()  # what is loaded once
+    files, threads = _open_files(), threading.active_count()
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    for _ in range(20):
+        await cycle()
+    await trio.sleep(0.2)
+    assert _open_files() <= files
+    assert threading.active_count() <= threads
+    assert trio.lowlevel.current_statistics().tasks_living <= tasks
+
+
+@pytest.mark.parametrize("security", ["/plaintext/2.0.0", "/secio/1.0.0", "/tls/1.0.0"])
+async def test_trap_8_only_noise_is_accepted(security: str) -> None:
+    network = new_network()
+    async with network.running([LOCAL], []):
+        async with await _raw_connection(network.listen_addresses()[0]) as raw:
+            await raw.send_all(_multistream("/multistream/1.0.0") + _multistream(security))
+            answer = b""
+            with trio.fail_after(5):
+                while b"na\n" not in answer:
+                    chunk = await raw.receive_some(1024)
+                    assert chunk, answer
+                    answer += chunk
+        assert network.peers() == []
+
+
+async def test_garbage_and_silence_instead_of_a_handshake_harm_nobody() -> None:
+    one, other = new_network(), new_network()
+    async with started(one, other):
+        address = one.listen_addresses()[0]
+        async with await _raw_connection(address) as loud, await _raw_connection(address):
+            await loud.send_all(os.urandom(100_000))
+            assert await ask(other, one.peer, b"alive") == b"alive"
+
+
+async def test_inbound_connections_are_bounded_per_ip_and_places_are_given_back() -> None:
+    """The library keeps a place taken for ever; three rounds would fill two places."""
+    one = new_network(profile=limits.Profile(inbound_per_ip=2))
+    async with one.running([LOCAL], []):
+        for _ in range(3):
+            raws = [await _raw_connection(one.listen_addresses()[0]) for _ in range(2)]
+            await trio.sleep(0.1)
+            async with await _raw_connection(one.listen_addresses()[0]) as third:
+                with trio.fail_after(2):
+                    assert await third.receive_some(100) == b""
+            for raw in raws:
+                await raw.aclose()
+            await trio.sleep(0.2)
+        other = new_network()
+        async with other.running([LOCAL], list(one.listen_addresses())):
+            await until(lambda: len(one.peers()) == 1)
+
+
+async def test_a_taken_port_is_told_with_what_to_do() -> None:
+    """The library shares ports (SO_REUSEPORT): the second daemon would get half of the peers."""
+    one, other = new_network(), new_network()
+    address = f"/ip4/127.0.0.1/tcp/{free_port()}"
+    async with one.running([address], []):
+        with pytest.raises(UserError, match="cannot listen") as caught:
+            async with other.running([address], []):
+                pass
+        assert "port" in caught.value.hint
+    async with other.running([address], []):
+        assert other.listen_addresses()[0].startswith(address)
+
+
+@pytest.mark.parametrize("wrong", ["nonsense", "/ip4/1.2.3.4/tcp/1", "/ip4/1.2.3.4/udp/1/p2p/x"])
+async def test_a_wrong_bootstrap_address_is_a_user_error(wrong: str) -> None:
+    with pytest.raises(UserError):
+        async with new_network().running([LOCAL], [wrong]):
+            pass
+
+
+async def test_exceptions_of_the_body_come_out_as_they_are() -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with new_network().running([LOCAL], []):
+            _ = 1 // 0
+    network = new_network()
+    with pytest.raises(LocalError):
+        network.listen_addresses()
+    async with network.running([LOCAL], []):
+        with trio.move_on_after(0.1) as scope:
+            await trio.sleep_forever()
+        assert scope.cancelled_caught
+    async with network.running([LOCAL], []):  # it can run again
+        assert network.state()[0] == "alone"
+
+
+async def test_cancelling_from_outside_takes_everything_down() -> None:
+    with trio.move_on_after(0.5) as scope:
+        async with new_network().running([LOCAL], []):
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_the_library_says_nothing_at_the_default_level(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    one, other = new_network(), new_network()
+    handlers = list(logging.getLogger().handlers)
+    async with started(one, other):
+        await ask(other, one.peer, b"hello")
+    assert list(logging.getLogger().handlers) == handlers
+    assert capfd.readouterr().err == ""
+
+
+_CHILD = """
+import sys, trio
+from primed.p2p.host import Libp2pNetwork
+from primed.p2p.identity import Identity
+async def main():
+    network = Libp2pNetwork(Identity.generate())
+    async with network.running(["/ip4/127.0.0.1/tcp/0"], [sys.argv[1]]):
+        await trio.sleep_forever()
+trio.run(main)
+"""
+
+
+async def test_a_stopped_process_is_noticed_and_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sockets stay open; only the missing answer to a ping tells."""
+    monkeypatch.setattr(limits, "PING_INTERVAL_S", 0.5)
+    monkeypatch.setattr(limits, "PING_TIMEOUT_S", 0.5)
+    one = new_network(profile=PROFILE)
+    async with one.running([LOCAL], []):
+        child = await trio.lowlevel.open_process(
+            [sys.executable, "-c", _CHILD, one.listen_addresses()[0]]
+        )
+        try:
+            await until(lambda: len(one.peers()) == 1, 30)
+            await trio.sleep(1.5)
+            assert len(one.peers()) == 1  # alive, it answers
+            child.send_signal(signal.SIGSTOP)
+            await until(lambda: one.peers() == [], 5)
+        finally:
+            child.kill()
+            await child.wait()

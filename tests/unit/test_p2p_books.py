@@ -1,0 +1,207 @@
+"""The pure parts of p2p: peer ids, addresses, scores, the peer book, places, the outbox."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from primed.p2p import addresses, limits, peerid
+from primed.p2p.errors import FATAL, HIGH, MID, UserError
+from primed.p2p.peerbook import PeerBook
+from primed.p2p.penalties import Consequence, Scores
+
+PEERS = [peerid.of_public_key(bytes([i]) * 32) for i in range(8)]
+OWN, A, B, C = PEERS[:4]
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_peer_ids_survive_their_text(key: bytes) -> None:
+    peer = peerid.of_public_key(key)
+    assert peerid.from_text(peerid.to_text(peer)) == peer
+    assert peerid.public_key_of(peer) == key
+    assert peerid.to_text(peer).startswith("12D3KooW")
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_peer_id_or_a_value_error(text: str) -> None:
+    try:
+        assert peerid.is_peer_id(peerid.from_text(text))
+    except ValueError:
+        pass
+
+
+@given(st.text(max_size=120) | st.from_regex(r"/ip4/[0-9.]{1,20}/tcp/[0-9]{1,6}"))
+def test_any_text_is_an_address_to_dial_or_none(text: str) -> None:
+    if found := addresses.dialable(text):
+        assert addresses.split(found) == (found, b"")
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        (f"/ip4/1.2.3.4/tcp/5/p2p/{peerid.to_text(A)}", "/ip4/1.2.3.4/tcp/5"),
+        ("/ip6/::1/tcp/5", "/ip6/::1/tcp/5"),
+        ("/dns4/relay.example.org/tcp/443", "/dns4/relay.example.org/tcp/443"),
+        ("/ip4/1.2.3.4/tcp/0", None),
+        ("/ip4/0.0.0.0/tcp/5", None),
+        ("/ip4/1.2.3.4/tcp/70000", None),
+        ("/ip4/256.2.3.4/tcp/5", None),
+        ("/ip4/::1/tcp/5", None),
+        ("/ip4/224.0.0.1/tcp/5", None),
+        ("/ip4/1.2.3.4/udp/5/quic-v1", None),
+        ("/ip4/1.2.3.4/tcp/5/ws", None),
+    ],
+)
+def test_only_tcp_addresses_are_dialled(address: str, expected: str | None) -> None:
+    assert addresses.dialable(address) == expected
+
+
+def test_addresses_of_users_must_name_the_peer() -> None:
+    with pytest.raises(UserError, match="p2p"):
+        addresses.with_peer("/ip4/1.2.3.4/tcp/5")
+
+
+def test_scores_fall_by_points_and_halve_in_ten_minutes() -> None:
+    scores = Scores()
+    assert scores.penalise(A, HIGH, 0.0) is Consequence.NONE
+    assert scores.score(A, 600.0) == pytest.approx(-5.0)
+    assert scores.score(B, 600.0) == 0.0
+    assert [scores.penalise(A, MID, 600.0) for _ in range(3)][-1] is Consequence.DISCONNECT
+
+
+def test_one_fatal_penalty_bans_for_twelve_hours() -> None:
+    scores = Scores()
+    assert scores.penalise(A, FATAL, 0.0) is Consequence.BAN
+    assert scores.is_banned(A, limits.BAN_S - 1)
+    assert not scores.is_banned(A, limits.BAN_S)
+    assert not scores.is_banned(B, 0.0)
+
+
+def test_the_score_table_is_bounded_and_keeps_bans() -> None:
+    scores = Scores(capacity=64)
+    scores.penalise(A, FATAL, 0.0)
+    for number in range(1000):
+        scores.penalise(b"%d" % number, 1 + number % 7, float(number % 10))
+    assert scores.is_banned(A, 1.0)
+    assert len(scores._entries) <= 64
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.floats(0, 1e6)), max_size=30))
+def test_a_score_is_never_positive_and_never_nan(penalties: list[tuple[int, float]]) -> None:
+    scores, now = Scores(), 0.0
+    for points, elapsed in penalties:
+        now += elapsed
+        scores.penalise(A, points, now)
+        assert -(60.0 * 30) <= scores.score(A, now) <= 0.0
+
+
+def test_known_peers_back_off_2_to_30_seconds_and_are_never_forgotten() -> None:
+    book = PeerBook(OWN)
+    book.add_bootstrap(A, "/ip4/1.2.3.4/tcp/5")
+    now, waits = 0.0, []
+    for _ in range(12):
+        assert book.due((), now) == [A]
+        book.failed(A, now, "refused")
+        waits.append(book.hopes()[A].retry_at_s - now)
+        assert book.due((), now + waits[-1] - 0.1) == []
+        now += waits[-1]
+    assert waits[:5] == [2, 4, 8, 16, 30]
+    assert waits[-1] == 30
+    book.connected(A)
+    assert book.due((), now) == [A]
+
+
+def test_hearsay_comes_last_and_is_forgotten_after_some_failures() -> None:
+    book = PeerBook(OWN)
+    book.learn(C, ["/ip4/9.9.9.9/tcp/9"])
+    book.learn(B, ["/ip4/2.2.2.2/tcp/2"])
+    book.succeeded(B, 1000.0)
+    book.add_bootstrap(A, "/ip4/1.2.3.4/tcp/5")
+    assert set(book.due((), 0.0)[:2]) == {A, B}
+    assert book.due((), 0.0)[2] == C
+    assert book.due({A, B}, 0.0) == [C]
+    for _ in range(limits.HEARSAY_FAILURES):
+        book.failed(C, 0.0, "no answer")
+    assert book.addresses_of(C) == []
+    assert set(book.hopes()) == {A, B}
+
+
+def test_the_book_is_bounded_and_keeps_those_that_count() -> None:
+    book = PeerBook(OWN, capacity=4)
+    book.add_bootstrap(A, "/ip4/1.2.3.4/tcp/5")
+    for number in range(100):
+        peer = peerid.of_public_key(number.to_bytes(32, "big"))
+        book.learn(peer, [f"/ip4/10.0.0.{number}/tcp/{port}" for port in range(1, 50)])
+        assert len(book.addresses_of(peer)) <= limits.ADDRESSES_PER_PEER
+    assert len(book.due((), 0.0)) == 4
+    assert A in book.due((), 0.0)
+    book.learn(OWN, ["/ip4/1.2.3.4/tcp/5"])
+    book.learn(b"no peer id", ["/ip4/1.2.3.4/tcp/5"])
+    assert OWN not in book.due((), 0.0)
+
+
+def test_the_cache_keeps_proven_peers_only() -> None:
+    book = PeerBook(OWN)
+    book.learn(A, ["/ip4/1.2.3.4/tcp/5", "/ip4/127.0.0.1/tcp/5"])
+    book.succeeded(A, 1000.0)
+    book.learn(B, ["/ip4/2.2.2.2/tcp/2"])
+    again = PeerBook(OWN)
+    again.add_json(book.to_json())
+    assert list(again.hopes()) == [A]
+    assert again.addresses_of(A) == ["/ip4/1.2.3.4/tcp/5", "/ip4/127.0.0.1/tcp/5"]
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["peer", "addresses", "last_ok"]), inner, max_size=3)
+        ),
+        max_leaves=8,
+    )
+)
+def test_any_json_is_a_cache_or_a_value_error(value: object) -> None:
+    try:
+        PeerBook(OWN).add_json(json.dumps(value))
+    except ValueError:
+        pass
+
+
+def test_places_are_counted_per_ip_and_subnet() -> None:
+    from primed.p2p.swarm import Doorkeeper
+
+    door = Doorkeeper(limits.Profile(connections=10, inbound_per_ip=2, inbound_per_subnet=3))
+    assert [door.enter("10.0.0.1") for _ in range(3)] == [True, True, False]
+    assert [door.enter("10.0.0.2") for _ in range(2)] == [True, False]
+    assert [door.enter(f"10.0.{n}.1") for n in range(1, 9)] == [True] * 7 + [False]
+    door.leave("10.0.0.1")
+    assert door.enter("10.0.0.3")
+
+
+def test_an_outbox_is_bounded_in_bytes_and_sends_control_first() -> None:
+    from primed.p2p.outbox import Letter, Outbox
+
+    async def main() -> None:
+        box = Outbox()
+        assert box.put(Letter(b"first"))
+        assert box.put(Letter(b"control"), urgent=True)
+        assert [(await take(box)).encoded for _ in range(2)] == [b"control", b"first"]
+        shard = Letter(b"x" * 256 * 1024)
+        held = sum(1 for _ in itertools.takewhile(box.put, itertools.repeat(shard, 1000)))
+        assert 128 <= held <= limits.GOSSIP_QUEUE_BYTES // (256 * 1024)
+        box.close()
+        assert await box.take() is None
+        assert not box.put(shard)
+
+    async def take(box: Outbox) -> Letter:
+        letter = await box.take()
+        assert letter is not None
+        return letter
+
+    trio.run(main)
