@@ -23,7 +23,9 @@ from primed.verify.runspec import Role
 
 DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/4101",)
 _PREFIX = "PRIMED_"
-_NOT_SETTINGS = {"PRIMED_DATA_DIR", "PRIMED_DEBUG", "PRIMED_NATIVE"}  # read elsewhere
+# Makes this node's engine cheat, in toy runs only: set by `primed demo` and tests.
+DISHONEST_VARIABLE = "PRIMED_TOY_DISHONEST"
+_NOT_SETTINGS = {"PRIMED_DATA_DIR", "PRIMED_DEBUG", "PRIMED_NATIVE", DISHONEST_VARIABLE}
 
 
 def _setting(default: Any, doc: str) -> Any:

@@ -108,6 +108,8 @@ class AccountView(_View, frozen=True):
     pending: float
     excluded: bool
     reason: str = ""  # why it is excluded
+    batches_usable: int = 0  # since this daemon started
+    batches_rejected: int = 0
 
 
 class RunView(_View, frozen=True):
@@ -134,6 +136,8 @@ class RunView(_View, frozen=True):
     recent: tuple[VersionView, ...] = ()  # newest first, at most 32; in `runs show` only
     invite: str = ""
     warning: str = ""  # for example NOT SYBIL-RESISTANT
+    pushed_bytes: int = 0  # shards received by gossip
+    pulled_bytes: int = 0  # shards received by asking peers
 
 
 class StatusView(_View, frozen=True):

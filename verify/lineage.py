@@ -8,7 +8,7 @@ Pure: fed with verified entries, asked by the daemon's roles.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from primed.verify.runspec import Run
 from primed.verify.statements import Committed, Entry, Manifest, version_of
@@ -83,6 +83,19 @@ class Lineages:
     def newest(self, learner: bytes) -> bytes | None:
         """The newest version of a learner's lineage: the base until it has published."""
         return self._newest.get(learner, self.base)
+
+    def newest_step(self, learner: bytes) -> int:
+        """Its step number; 0 before the learner published, and before there is a base."""
+        newest = self.newest(learner)
+        return 0 if newest is None else self.manifests[newest].step
+
+    def chain(self, learner: bytes) -> Iterator[Manifest]:
+        """The learner's versions from the newest back to the base."""
+        at = self.newest(learner)
+        while at is not None:
+            manifest = self.manifests[at]
+            yield manifest
+            at = manifest.parents[0] if manifest.parents else None
 
     def step_of(self, version: bytes) -> int | None:
         manifest = self.manifests.get(version)

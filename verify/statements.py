@@ -71,6 +71,9 @@ class Manifest(_Body, frozen=True, tag="manifest"):
     grad_norm: float = 0.0
     reward_mean: float = 0.0
 
+    def payloads(self) -> tuple[Payload, ...]:
+        return tuple(part for part in (self.delta, self.snapshot) if part is not None)
+
 
 class Receipt(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A holder's signed word that it stored a batch (domain `stored`, over stored_message)."""

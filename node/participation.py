@@ -1,0 +1,315 @@
+"""Taking part in one run: its event log, what follows from the events, and who reacts.
+
+Events are the only input of a run's state. Each one that is stored (own or foreign, live or at
+start) goes through `_observe`, which feeds the views of the run: `lineages` (policy versions),
+`cases` (verdicts), `ledger` (cuts) and the node's own batches. Roles are tasks that look at those
+views and wake by `changes`. Payloads and batches travel by protocols; children do the tensors.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+import trio
+
+from primed.node.ledger import LedgerKeeper
+from primed.node.own_batches import OwnBatches
+from primed.node.policies import Policies
+from primed.node.services import Services
+from primed.node.tallies import Tallies
+from primed.node.views import RoleView
+from primed.node.waits import Changes
+from primed.p2p import peerid
+from primed.protocols.events import EventLog
+from primed.protocols.rollouts import Rollouts
+from primed.protocols.shardcast import PayloadStore, Shardcast
+from primed.verify.cases import Case
+from primed.verify.ledger import State
+from primed.verify.lineage import Lineages
+from primed.verify.rendezvous import ranked
+from primed.verify.runspec import Role, Run
+from primed.verify.statements import Committed, Entry, Joined, Manifest, Verdict
+from primed.verify.verdicts import Cases
+
+TICK_S = 0.2
+TIDY_S = 5.0
+VERDICTS_KEPT = 1000
+VERSIONS_KEPT = 8  # steps of weights kept beyond the staleness bound
+_log = structlog.get_logger("primed.run")
+
+
+class RoleTask(Protocol):
+    """A role in this run."""
+
+    name: Role
+
+    def view(self) -> RoleView: ...
+
+    async def run(self) -> None: ...
+
+
+class Participation:
+    def __init__(self, services: Services, run: Run, roles: tuple[Role, ...]) -> None:
+        self.run = run
+        self.roles = roles
+        self.me = services.identity.peer
+        self.folder = services.paths.run(run.run_id)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.store, self.waits, self.problems = services.store, services.waits, services.problems
+        self.changes = Changes(services.waits)
+        self.lineages = Lineages(run)
+        self.cases = Cases(run)
+        self.ledger = LedgerKeeper(run, services.store, self.changes, services.problems)
+        self.own = OwnBatches(run, self.me, services.store)
+        self.tallies = Tallies()
+        self.tasks: list[RoleTask] = []
+        self.verdicts: deque[tuple[Entry, Verdict]] = deque(maxlen=VERDICTS_KEPT)
+        self.joined: dict[bytes, tuple[Role, ...]] = {}  # peer -> roles it stated
+        self._services = services
+        self._heard: dict[bytes, float] = {}  # learner -> when its last manifest came
+        self._case_listeners: list[Callable[[Case], None]] = []
+        network, identity = services.network, services.identity
+        sign, rng = identity.sign, random.Random(identity.peer)
+        self.events = EventLog(
+            network, services.store.events, run.run_id, self.me, sign, wall_clock_ms, rng
+        )
+        payloads = PayloadStore(self.folder / "payloads")
+        self.shardcast = Shardcast(network, payloads, run.run_id, self.me, sign, rng)
+        self.rollouts = Rollouts(
+            network, run.run_id, self.me, sign, self.folder / "batches", self._why_not_hold
+        )
+        self.policies = Policies(
+            self.lineages, self.shardcast, self.folder / "weights", services.waits
+        )
+
+    # ---- life ------------------------------------------------------------------------------
+
+    async def serve(self, make_tasks: Callable[[Participation], list[RoleTask]]) -> None:
+        """Take part until cancelled."""
+        await self.ledger.load()
+        self.cases.adopt(self.ledger.state, trio.current_time())
+        self.ledger.on_state(self._adopt)
+        await self.events.load()
+        self.events.on_entry(self._observe)
+        self.events.on_equivocation(self._void)
+        await self.events.replay(self._observe)
+        self.own.drop_closed(self.cases)
+        for learner in self.run.peers("learner"):
+            if learner != self.me:
+                self.shardcast.follow(learner)
+        async with trio.open_nursery() as nursery:
+            for name, service in (
+                ("events", self.events.run),
+                ("shardcast", self.shardcast.run),
+                ("ledger", self.ledger.run),
+                ("cases", self._tick),
+                ("tidy", self._tidy),
+            ):
+                nursery.start_soon(self._services.keep_running, name, service)
+            recovery = await self.events.recover_own_head()
+            _log.info("own head", run=self.run.run_id.hex()[:8], recovery=str(recovery))
+            if self.joined.get(self.me) != self.roles:
+                await self.events.emit(Joined(roles=self.roles, profile="torch"))
+            self.tasks = make_tasks(self)
+            for task in self.tasks:
+                nursery.start_soon(self._services.keep_running, task.name, task.run)
+
+    async def _tick(self) -> None:
+        """Let local deadlines pass."""
+        while True:
+            await trio.sleep(TICK_S)
+            self.cases.advance(trio.current_time())
+            self._tell_cases()
+
+    # ---- events ----------------------------------------------------------------------------
+
+    def _observe(self, entry: Entry) -> None:
+        body = entry.body
+        self.lineages.observe(entry)
+        self.cases.observe(entry, trio.current_time())
+        self.ledger.observe(entry)
+        self.own.observe(entry)
+        if isinstance(body, Joined):
+            self.joined[entry.author] = body.roles
+        elif isinstance(body, Verdict):
+            self.verdicts.append((entry, body))
+        elif isinstance(body, Manifest):
+            self._heard[entry.author] = trio.current_time()
+        elif isinstance(body, Committed):
+            self.rollouts.commit(body.batch)
+        self._tell_cases()
+        self.changes.notify()
+
+    async def _adopt(self, state: State) -> None:
+        """A cut was folded."""
+        self.cases.adopt(state, trio.current_time())
+        for settled in state.settled:
+            if settled.worker == self.me:
+                await self.own.settle(settled)
+        self._tell_cases()
+
+    def _void(self, author: bytes, seq: int, proof: object) -> None:
+        self.ledger.forks[author] = seq
+        self.cases.void(author, seq, trio.current_time())
+        name = f"equivocation-{peerid.short(author)}"
+        what = f"{peerid.short(author)} signed two different events with number {seq}"
+        self.problems.raise_(name, what, "its statements from there on are void; nothing to do")
+
+    def _tell_cases(self) -> None:
+        changed = self.cases.changes()
+        for case in changed:
+            self.own.observe_case(case)
+            self.tallies.observe(case)
+            for listener in self._case_listeners:
+                listener(case)
+        if changed:
+            self.changes.notify()
+
+    def on_case(self, listener: Callable[[Case], None]) -> None:
+        """Call it with every case there is, and with each whose state or use changes."""
+        self._case_listeners.append(listener)
+        for case in self.cases.all():
+            listener(case)
+
+    # ---- what roles ask --------------------------------------------------------------------
+
+    def learner_of(self, worker: bytes) -> bytes:
+        """The worker's learner: the first by weighted rendezvous; the second while that one is
+        away and has been silent for `silent_learner_s`."""
+        order = ranked(self.run.peers("learner"), "learner", self.run.run_id, worker)
+        if len(order) > 1 and self._is_silent(order[0]):
+            return order[1]
+        return order[0]
+
+    def _is_silent(self, learner: bytes) -> bool:
+        age_s = trio.current_time() - self._heard.get(learner, 0.0)
+        return not self.is_connected(learner) and (
+            age_s > self.run.spec.parameters.silent_learner_s
+        )
+
+    def window(self) -> int:
+        """How many unused batches a worker has under way: half of what the staleness bound
+        allows the swarm, shared among the workers at work (docs/decisions/0004)."""
+        parameters = self.run.spec.parameters
+        workers = sum(
+            "worker" in roles and not self.cases.is_excluded(peer)
+            for peer, roles in self.joined.items()
+        )
+        allowed = parameters.max_staleness * parameters.batches_per_step
+        return max(1, allowed // (2 * max(1, workers)))
+
+    def is_finished(self) -> bool:
+        """Whether every lineage has made the run's last step."""
+        last = self.run.spec.training.max_steps
+        newest = (self.lineages.newest_step(learner) for learner in self.run.peers("learner"))
+        return bool(last) and all(step >= last for step in newest)
+
+    def is_connected(self, peer: bytes) -> bool:
+        return any(info.peer == peer for info in self._services.network.peers())
+
+    def holders(self) -> list[bytes]:
+        """Connected peers that hold batches for others: verifiers and relays of this run."""
+        connected = {info.peer for info in self._services.network.peers()}
+        return [
+            peer
+            for peer, roles in self.joined.items()
+            if peer in connected and {"verifier", "relay"} & set(roles)
+        ]
+
+    def version_fault(self, case: Case) -> str | None:
+        """ "" if the versions that a commitment names are right, else why not; None while a
+        manifest it names has not arrived."""
+        if not self.lineages.names_known_versions(case.body):
+            return None
+        earlier = [
+            self.lineages.step_of(other.body.seen) or 0
+            for other in self.cases.of_worker(case.worker)
+            if other.body.counter < case.body.counter and other.body.learner == case.body.learner
+        ]
+        return self.lineages.version_fault(case.body, max(earlier, default=0))
+
+    def _why_not_hold(self, worker: bytes, counter: int) -> str:
+        """ "" if this node holds batches of that worker, else why not."""
+        if self.cases.is_excluded(worker):
+            return "excluded from this run for fraud"
+        return ""
+
+    # ---- telling ---------------------------------------------------------------------------
+
+    def describe(self) -> tuple[str, str]:
+        """(state, reason) of the run as `primed status` shows it."""
+        if self.lineages.base is None:
+            return "waiting", "the originator's base checkpoint has not been announced yet"
+        step = max(self.lineages.newest_step(learner) for learner in self.run.peers("learner"))
+        last = self.run.spec.training.max_steps
+        if self.is_finished():
+            return "finished", f"step {step} of {last}"
+        return "running", f"step {step}" + (f" of {last}" if last else "")
+
+    def lag_steps(self) -> int:
+        """Steps between the newest version and the newest whose weights are here."""
+        lags = []
+        for learner in self.run.peers("learner"):
+            at, lag = self.lineages.newest(learner), 0
+            while at is not None and not self.policies.has(at):
+                parents = self.lineages.manifests[at].parents
+                at, lag = (parents[0] if parents else None), lag + 1
+            lags.append(lag)
+        return max(lags, default=0)
+
+    # ---- keeping the disk small ------------------------------------------------------------
+
+    async def _tidy(self) -> None:
+        while True:
+            await trio.sleep(TIDY_S)
+            await self.policies.prune(self._wanted_versions())
+            kept = {part.root for manifest in self.retained() for part in manifest.payloads()}
+            await self.shardcast.retain(kept)
+            await self._forget_batches()
+            self.tallies.prune(lambda commitment: self.cases.case(commitment) is not None)
+
+    async def _forget_batches(self) -> None:
+        """Delete batches that were used or came to an end, once nobody can still be checking
+        them; those rejected as fraud stay, as evidence."""
+        parameters = self.run.spec.parameters
+        settled_s = parameters.claim_s + 2 * parameters.verdict_s
+        for case in self.cases.all():
+            is_over = case.used_by or case.state in ("stale", "unavailable", "inconclusive")
+            if is_over and trio.current_time() > case.seen + settled_s:
+                await self.rollouts.forget(case.body.batch)
+
+    def retained(self) -> list[Manifest]:
+        """Versions whose payloads are kept and served: of each lineage, from the second newest
+        snapshot on; newest first."""
+        kept: list[Manifest] = []
+        for learner in self.run.peers("learner"):
+            snapshots = 0
+            for manifest in self.lineages.chain(learner):
+                kept.append(manifest)
+                snapshots += manifest.snapshot is not None
+                if snapshots == 2:
+                    break
+        return kept
+
+    def _wanted_versions(self) -> set[bytes]:
+        """Weights to keep: the newest steps, what open cases name, and the base checkpoint."""
+        wanted = self.cases.leased_versions()
+        steps = self.run.spec.parameters.max_staleness + VERSIONS_KEPT
+        for learner in self.run.peers("learner"):
+            at = self.lineages.newest(learner)
+            for _ in range(steps):
+                if at is None:
+                    break
+                wanted.add(at)
+                parents = self.lineages.manifests[at].parents
+                at = parents[0] if parents else None
+        return wanted | ({self.lineages.base} if self.lineages.base else set())
+
+
+def wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,109 @@
+"""The learner's own checks 1 to 5 of each batch of its lineage, and what it refuses.
+
+A batch that fails, names wrong versions, copies another, cannot be had or has become stale is
+refused with a signed reason as soon as that is known; the rest may be trained on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+import trio
+
+from primed.node.participation import Participation
+from primed.node.roles.batches import copied_from, fetch_batch, inspection_of
+from primed.node.supervisor import Child, ChildFailed
+from primed.p2p.errors import RemoteError
+from primed.training.messages import Inspected
+from primed.verify.cases import ENDED, Case
+from primed.verify.statements import Rejected
+
+INSPECT_S = 120.0
+FETCH_S = 30.0  # to get a batch from its holders, and for manifests that it names
+RETRY_S = 0.5
+_log = structlog.get_logger("primed.inspections")
+
+
+class Inspections:
+    def __init__(self, part: Participation, child: Child) -> None:
+        self._part = part
+        self._child = child
+        self._waiting: list[Case] = []
+        self._passed: dict[bytes, Path] = {}  # commitment -> the batch's file
+        self._refused: set[bytes] = set()
+        part.on_case(self._note)
+
+    def _note(self, case: Case) -> None:
+        known = case.commitment in self._passed or case.commitment in self._refused
+        if case.body.learner == self._part.me and not known and case not in self._waiting:
+            self._waiting.append(case)
+        if case.used_by or case.state in ENDED:
+            self._passed.pop(case.commitment, None)
+
+    def passed(self, commitment: bytes) -> Path | None:
+        """The file of a batch that passed, None before."""
+        return self._passed.get(commitment)
+
+    async def run(self) -> None:
+        while True:
+            await self._part.changes.until(
+                lambda: self._waiting or None, "batches to inspect", "workers' commitments", 3600.0
+            )
+            while self._waiting:
+                case = self._waiting.pop(0)
+                if case.state not in ENDED and not case.used_by:
+                    await self._inspect(case)
+
+    async def refuse_stale(self) -> None:
+        """Refuse what has become older than the run allows."""
+        part = self._part
+        bound = part.run.spec.parameters.max_staleness
+        for case in part.cases.usable(part.me):
+            age = part.lineages.staleness(part.me, case.body.version)
+            if age is not None and age >= bound + 1:
+                await self.refuse(case, "stale", f"{age} steps old, the run allows {bound}")
+
+    async def refuse(self, case: Case, reason: str, detail: str) -> None:
+        if case.commitment in self._refused:
+            return
+        self._refused.add(case.commitment)
+        self._passed.pop(case.commitment, None)
+        _log.info("batch refused", counter=case.body.counter, reason=reason, detail=detail)
+        await self._part.events.emit(
+            Rejected(commitment=case.commitment, reason=reason, evidence=detail[:200])
+        )
+
+    async def _inspect(self, case: Case) -> None:
+        give_up = trio.current_time() + FETCH_S
+        while True:
+            try:
+                fault = self._part.version_fault(case)
+                if fault:
+                    return await self.refuse(case, "version", fault)
+                if fault is not None:
+                    return await self._inspect_file(case, await fetch_batch(self._part, case))
+                missing = "a manifest that the commitment names has not arrived"
+            except RemoteError as error:
+                missing = error.reason
+            except ChildFailed as error:
+                missing = str(error)
+            if trio.current_time() > give_up:
+                return await self.refuse(case, "unavailable", missing)
+            await trio.sleep(RETRY_S)
+
+    async def _inspect_file(self, case: Case, path: Path) -> None:
+        inspected = await self._child.ask(
+            inspection_of(case, path),
+            Inspected,
+            timeout_s=INSPECT_S,
+            name=f"inspection of batch {case.body.counter}",
+        )
+        if inspected.failed:
+            return await self.refuse(case, inspected.failed, inspected.detail)
+        copied = await copied_from(self._part, case, inspected.fingerprints)
+        if copied is not None:
+            detail = f"same completions as commitment {copied.hex()[:16]}"
+            return await self.refuse(case, "duplicate", detail)
+        self._passed[case.commitment] = path
+        self._part.changes.notify()

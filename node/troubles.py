@@ -1,0 +1,56 @@
+"""What is wrong, derived from the state at the moment of asking: who is missing, which child is
+down, what the network says. Problems that somebody raised (`node.problems`) come with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from primed.node.participation import Participation
+from primed.node.services import Services
+from primed.node.views import ProblemView
+from primed.p2p import peerid
+from primed.verify.runspec import Role
+
+_CONSEQUENCES: dict[Role, str] = {
+    "learner": "no new versions come; batches stay committed until it is back",
+    "verifier": "batches it drew wait for the other verifiers or end inconclusive",
+    "originator": "work goes on, earnings stay pending until it closes an epoch",
+}
+
+
+def troubles(services: Services, parts: Iterable[Participation]) -> tuple[ProblemView, ...]:
+    found = [*services.problems.views(), *_network(services), *_children(services)]
+    for part in parts:
+        found += _missing_peers(part)
+    return tuple(found)
+
+
+def _network(services: Services) -> Iterator[ProblemView]:
+    state, reason = services.network.state()
+    if state == "connecting":
+        fix = "nothing if it is a short outage; else check this machine's network and the invite"
+        yield ProblemView(name="no-peers", what=f"no peer is reachable: {reason}", fix=fix)
+
+
+def _children(services: Services) -> Iterator[ProblemView]:
+    for child in services.supervisor.status():
+        if child.state in ("failed", "restarting"):
+            what = f"the {child.kind} process {child.reason}"
+            fix = f"see {services.paths.logs}/{child.name}.log"
+            if child.state == "restarting":
+                fix = f"it starts again in {child.restart_in_s:.0f} s; if it repeats {fix}"
+            yield ProblemView(name=f"child-{child.kind}", what=what, fix=fix)
+
+
+def _missing_peers(part: Participation) -> Iterator[ProblemView]:
+    """Keys that the run relies on and that are not connected."""
+    if part.is_finished():
+        return
+    needed: list[tuple[Role, bytes]] = [("originator", part.run.spec.originator)]
+    needed += [("learner", peer) for peer in part.run.peers("learner")]
+    needed += [("verifier", peer) for peer in part.run.peers("verifier")]
+    for role, peer in needed:
+        if peer != part.me and not part.is_connected(peer):
+            what = f"{role} {peerid.short(peer)} of run {part.run.spec.name} is not connected"
+            fix = f"nothing to do here: {_CONSEQUENCES[role]}"
+            yield ProblemView(name=f"{role}-away", what=what, fix=fix)
