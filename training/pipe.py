@@ -29,7 +29,7 @@ class Pipe:
         self._lock = threading.Lock()
 
     def receive(self) -> Request | None:
-        """The next request; None when the daemon closed. Raises ValueError for bad bytes."""
+        """The next request; None when the daemon closed. Bad bytes are our own bug: it raises."""
         header = self._input.read(4)
         if len(header) < 4:
             return None
