@@ -1,35 +1,26 @@
 """What a node remembers: one SQLite file (WAL, synced at every commit), one typed module a concern.
 
-Every method blocks and may be called from any thread; on the daemon's loop use `Store.call`. One
-lock makes all of them one writer. What has returned is on disk: a killed process loses at most the call in
+Every method blocks and may be called from any thread; the daemon's loop uses
+`protocols.disk`. One lock makes all of them one writer. What has returned is on disk: a killed process loses at most the call in
 flight. Payloads, weights and batches are files elsewhere; only their names are here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
-
-import trio
 
 from primed.node.store.batches import Batches
 from primed.node.store.database import Database
 from primed.node.store.events import SqliteEvents
 from primed.node.store.evidence import EvidenceStore
-from primed.node.store.facts import Facts
 from primed.node.store.fingerprints import Fingerprints
 from primed.node.store.journal import Journal
 from primed.node.store.ledger import Cuts
 from primed.node.store.runs import Runs
-from primed.node.store.tasks import Tasks
 
 __all__ = ["Store"]
-P = ParamSpec("P")
-R = TypeVar("R")
-THREADS = 4  # the lock lets one work; the others wait their turn
 
 
 class Store:
@@ -45,16 +36,6 @@ class Store:
         self.cuts = Cuts(database)
         self.fingerprints = Fingerprints(database)
         self.evidence = EvidenceStore(database)
-        self.tasks = Tasks(database)
-        self.facts = Facts(database)
-        self._threads = trio.CapacityLimiter(THREADS)
-
-    async def call(self, method: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one of the blocking methods in a thread: `await store.call(store.runs.get, run)`.
-        A cancelled caller still waits for the method to end."""
-        return await trio.to_thread.run_sync(
-            partial(method, *args, **kwargs), limiter=self._threads
-        )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

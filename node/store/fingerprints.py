@@ -21,10 +21,10 @@ class Fingerprints:
                 "INSERT OR IGNORE INTO fingerprints (run, fingerprint, commitment) VALUES (?,?,?)",
                 [(run, fingerprint, commitment) for fingerprint in fingerprints],
             )
-            owners = self.owners(run, fingerprints)
+            owners = self._owners(run, fingerprints)
         return {key: owner for key, owner in owners.items() if owner != commitment}
 
-    def owners(self, run: bytes, fingerprints: Sequence[bytes]) -> dict[bytes, bytes]:
+    def _owners(self, run: bytes, fingerprints: Sequence[bytes]) -> dict[bytes, bytes]:
         """The commitment that each known fingerprint belongs to."""
         found: dict[bytes, bytes] = {}
         for start in range(0, len(fingerprints), 500):
@@ -36,8 +36,3 @@ class Fingerprints:
             )
             found.update(self._database.rows(sql, run, *part))
         return found
-
-    def forget(self, run: bytes, commitment: bytes) -> None:
-        """A refused batch's completions may be somebody's own again."""
-        sql = "DELETE FROM fingerprints WHERE run=? AND commitment=?"
-        self._database.write(sql, run, commitment)

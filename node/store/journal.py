@@ -46,8 +46,3 @@ class Journal:
         """Forget the choice of a step that was refused and not published."""
         sql = "DELETE FROM journal WHERE run=? AND step=? AND is_done=0"
         return self._database.write(sql, run, step) == 1
-
-    def unfinished(self, run: bytes) -> list[int]:
-        """Steps chosen and not published, lowest first."""
-        sql = "SELECT step FROM journal WHERE run=? AND is_done=0 ORDER BY step"
-        return [step for (step,) in self._database.rows(sql, run)]

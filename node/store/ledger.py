@@ -33,11 +33,6 @@ class Cuts:
         row = self._database.row(sql, run)
         return CutRow(*row) if row else None
 
-    def roots(self, run: bytes, from_number: int = 0) -> list[tuple[int, bytes]]:
-        """(number, state root) in order, without the states."""
-        sql = "SELECT number, root FROM cuts WHERE run=? AND number>=? ORDER BY number"
-        return [(number, root) for number, root in self._database.rows(sql, run, from_number)]
-
     def forget_states_before(self, run: bytes, number: int) -> None:
         """Drop old states; numbers, roots and events stay."""
         sql = "UPDATE cuts SET state=x'' WHERE run=? AND number<?"

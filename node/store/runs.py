@@ -32,9 +32,6 @@ class Runs:
         sql = "UPDATE runs SET joined_unix_ms=coalesce(joined_unix_ms, ?), roles=? WHERE run=?"
         return self._database.write(sql, now_unix_ms, ",".join(roles), run) == 1
 
-    def leave(self, run: bytes) -> None:
-        self._database.write("UPDATE runs SET joined_unix_ms=NULL, roles='' WHERE run=?", run)
-
     def get(self, run: bytes) -> RunRow | None:
         row = self._database.row(f"SELECT {_COLUMNS} FROM runs WHERE run=?", run)
         return _run_row(row) if row else None

@@ -24,9 +24,7 @@ _FIRST = (
         ) WITHOUT ROWID""",
     """CREATE TABLE batches (
         run BLOB NOT NULL, counter INTEGER NOT NULL, state TEXT NOT NULL, version BLOB NOT NULL,
-        path TEXT NOT NULL DEFAULT '', digest BLOB NOT NULL DEFAULT x'',
-        root BLOB NOT NULL DEFAULT x'', detail BLOB NOT NULL DEFAULT x'',
-        PRIMARY KEY (run, counter)) WITHOUT ROWID""",
+        detail BLOB NOT NULL, PRIMARY KEY (run, counter)) WITHOUT ROWID""",
     """CREATE TABLE journal (
         run BLOB NOT NULL, step INTEGER NOT NULL, batches BLOB NOT NULL,
         is_done INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (run, step)) WITHOUT ROWID""",
@@ -37,15 +35,8 @@ _FIRST = (
         run BLOB NOT NULL, fingerprint BLOB NOT NULL, commitment BLOB NOT NULL,
         PRIMARY KEY (run, fingerprint)) WITHOUT ROWID""",
     """CREATE TABLE evidence (
-        run BLOB NOT NULL, digest BLOB NOT NULL, commitment BLOB NOT NULL, body BLOB NOT NULL,
-        PRIMARY KEY (run, digest)) WITHOUT ROWID""",
-    "CREATE INDEX evidence_by_commitment ON evidence (run, commitment)",
-    # Claim-then-act: a row is claimed before the act, and done once with its result.
-    """CREATE TABLE tasks (
-        run BLOB NOT NULL, kind TEXT NOT NULL, name BLOB NOT NULL, is_done INTEGER NOT NULL,
-        detail BLOB NOT NULL, result BLOB NOT NULL DEFAULT x'',
-        PRIMARY KEY (run, kind, name)) WITHOUT ROWID""",
-    "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+        run BLOB NOT NULL, commitment BLOB NOT NULL, digest BLOB NOT NULL, body BLOB NOT NULL,
+        PRIMARY KEY (run, commitment, digest)) WITHOUT ROWID""",
 )
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)

@@ -6,16 +6,19 @@ What it does is asked for by the counter of a Generate request, so that a test c
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import msgspec
 
 from primed.training import messages as m
 
 SLOW, OOM, EXIT, RUBBISH, SILENT, SEGFAULT, FATAL = range(101, 108)
+Send = Callable[[m.Reply], None]
 
 
 def main() -> None:
@@ -35,9 +38,7 @@ def main() -> None:
     print("environment", sorted(os.environ), flush=True)
     stream = sock.makefile("rb")
     while header := stream.read(4):
-        request = msgspec.msgpack.decode(
-            stream.read(int.from_bytes(header, "big")), type=m.Request
-        )
+        request = msgspec.msgpack.decode(stream.read(int.from_bytes(header, "big")), type=m.Request)
         if isinstance(request, m.Configure):
             if request.spec == b"bad":
                 send(m.Failed(id=request.id, kind="bad_config", message="no such model"))
@@ -50,22 +51,23 @@ def main() -> None:
             send(generated(request))
 
 
-def misbehave(request: m.Generate, send, sock, silent) -> None:  # type: ignore[no-untyped-def]
-    match request.counter:
-        case 101:
-            time.sleep(3)
-        case 102:
-            os.kill(os.getpid(), 9)
-        case 103:
-            os._exit(7)
-        case 104:
-            sock.sendall(b"\x00\x00\x00\x02hi")
-        case 105:
-            silent.set()
-        case 106:
-            os.kill(os.getpid(), 11)
-        case 107:
-            send(m.Failed(id=request.id, kind="oom", message="2 GiB wanted", fatal=True))
+def misbehave(
+    request: m.Generate, send: Send, sock: socket.socket, silent: threading.Event
+) -> None:
+    if request.counter == SLOW:
+        time.sleep(3)
+    elif request.counter == OOM:
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif request.counter == EXIT:
+        os._exit(7)
+    elif request.counter == RUBBISH:
+        sock.sendall(b"\x00\x00\x00\x02hi")
+    elif request.counter == SILENT:
+        silent.set()
+    elif request.counter == SEGFAULT:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif request.counter == FATAL:
+        send(m.Failed(id=request.id, kind="oom", message="2 GiB wanted", fatal=True))
 
 
 def generated(request: m.Generate) -> m.Generated:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import trio
 
 from primed.node.store import Store
 from primed.node.store.batches import BatchRow
@@ -124,27 +123,15 @@ def test_runs_are_known_then_joined(store: Store) -> None:
     )
     store.runs.add(OTHER, signed, 5)
     assert [row.run for row in store.runs.all()] == [OTHER, RUN]
-    store.runs.leave(RUN)
-    row = store.runs.get(RUN)
-    assert row is not None and row.joined_unix_ms is None
 
 
-def test_a_batch_is_begun_once_and_moved_once(store: Store) -> None:
-    first = BatchRow(0, "generating", b"v")
-    assert store.batches.next_counter(RUN) == 0
-    assert store.batches.begin(RUN, first)
-    assert not store.batches.begin(RUN, BatchRow(0, "generating", b"w"))
-    assert store.batches.get(RUN, 0) == first
-    done = BatchRow(0, "stored", b"v", "/p", b"d", b"r", b"receipts")
-    assert store.batches.move(RUN, done, before="generating")
-    assert not store.batches.move(RUN, done, before="generating")
-    assert store.batches.get(RUN, 0) == done
-    store.batches.put(RUN, BatchRow(1, "generating", b"v"))
-    assert store.batches.next_counter(RUN) == 2
-    assert [row.counter for row in store.batches.newest(RUN, 9)] == [1, 0]
-    assert [row.counter for row in store.batches.in_state(RUN, "stored", "committed")] == [0]
-    assert store.batches.states(RUN) == {"stored": 1, "generating": 1}
-    assert store.batches.next_counter(OTHER) == 0
+def test_batches_are_told_newest_first(store: Store) -> None:
+    for counter in range(3):
+        store.batches.put(RUN, BatchRow(counter, "generating", b"v"))
+    store.batches.put(RUN, BatchRow(1, "stored", b"v", b"note"))
+    assert store.batches.get(RUN, 1) == BatchRow(1, "stored", b"v", b"note")
+    assert [row.counter for row in store.batches.newest(RUN, 2)] == [2, 1]
+    assert store.batches.newest(OTHER, 2) == []
 
 
 def test_the_first_choice_of_a_step_counts(store: Store) -> None:
@@ -153,7 +140,6 @@ def test_the_first_choice_of_a_step_counts(store: Store) -> None:
     assert store.journal.batches(RUN, 7) is None
     assert store.journal.choose(RUN, 7, [two, one]) == [two, one]
     assert store.journal.choose(RUN, 7, [three]) == [two, one]
-    assert store.journal.unfinished(RUN) == [7]
     assert store.journal.finish(RUN, 7)
     assert not store.journal.finish(RUN, 7)
     assert not store.journal.drop(RUN, 7)
@@ -174,7 +160,6 @@ def test_cuts_stay_as_they_were_first_seen(store: Store) -> None:
     old = store.cuts.get(RUN, 1)
     assert old is not None and (old.root, old.state) == (rows[1].root, b"")
     assert store.cuts.newest(RUN) == rows[2]
-    assert store.cuts.roots(RUN, 1) == [(1, rows[1].root), (2, rows[2].root)]
 
 
 def test_the_first_to_say_something_owns_it(store: Store) -> None:
@@ -183,43 +168,27 @@ def test_the_first_to_say_something_owns_it(store: Store) -> None:
     assert store.fingerprints.claim(RUN, prints, b"first") == {}
     copied = store.fingerprints.claim(RUN, [*prints[-3:], b"new" * 10], b"second")
     assert copied == dict.fromkeys(prints[-3:], b"first")
-    store.fingerprints.forget(RUN, b"first")
-    assert store.fingerprints.claim(RUN, prints[:2], b"second") == {}
+    assert store.fingerprints.claim(OTHER, prints[:2], b"second") == {}
 
 
-def test_a_task_is_claimed_and_finished_once(store: Store) -> None:
-    assert store.tasks.claim(RUN, "verdict", b"c1", b"detail")
-    assert not store.tasks.claim(RUN, "verdict", b"c1")
-    assert store.tasks.claim(RUN, "other", b"c1")
-    assert [row.detail for row in store.tasks.unfinished(RUN, "verdict")] == [b"detail"]
-    assert store.tasks.finish(RUN, "verdict", b"c1", b"accept")
-    assert not store.tasks.finish(RUN, "verdict", b"c1", b"reject")
-    row = store.tasks.get(RUN, "verdict", b"c1")
-    assert row is not None and (row.is_done, row.result) == (True, b"accept")
-    assert store.tasks.unfinished(RUN, "verdict") == []
-
-
-def test_evidence_and_facts(store: Store) -> None:
+def test_evidence_is_kept_once(store: Store) -> None:
     assert store.evidence.put(RUN, b"d", b"c", b"body")
     assert not store.evidence.put(RUN, b"d", b"c", b"other")
-    assert store.evidence.get(RUN, b"d") == b"body"
-    assert store.evidence.about(RUN, b"c") == [(b"d", b"body")]
-    store.facts.put("name", b"1")
-    store.facts.put("name", b"2")
-    assert (store.facts.get("name"), store.facts.get("absent")) == (b"2", None)
+    assert store.evidence.about(RUN, b"c") == [b"body"]
+    assert store.evidence.about(RUN, b"absent") == []
 
 
 def test_a_transaction_is_all_or_nothing(store: Store) -> None:
     with pytest.raises(ZeroDivisionError), store.transaction():
-        store.facts.put("a", b"1")
-        store.tasks.claim(RUN, "kind", b"name")
+        store.batches.put(RUN, BatchRow(0, "generating", b"v"))
+        store.evidence.put(RUN, b"d", b"c", b"body")
         raise ZeroDivisionError
-    assert store.facts.get("a") is None
+    assert store.batches.get(RUN, 0) is None and store.evidence.about(RUN, b"c") == []
     with store.transaction():
-        store.facts.put("a", b"1")
+        store.evidence.put(RUN, b"d", b"c", b"body")
         with store.transaction():
-            store.facts.put("b", b"2")
-    assert store.facts.get("b") == b"2"
+            store.batches.put(RUN, BatchRow(0, "generating", b"v"))
+    assert store.batches.get(RUN, 0) is not None
 
 
 def test_many_threads_are_one_writer(store: Store) -> None:
@@ -227,7 +196,7 @@ def test_many_threads_are_one_writer(store: Store) -> None:
 
     def race(number: int) -> None:
         for name in range(20):
-            if store.tasks.claim(RUN, "race", bytes([name])):
+            if store.evidence.put(RUN, bytes([name]), b"c", bytes([number])):
                 winners.append(number)
 
     threads = [threading.Thread(target=race, args=(number,)) for number in range(8)]
@@ -238,25 +207,14 @@ def test_many_threads_are_one_writer(store: Store) -> None:
     assert len(winners) == 20
 
 
-@pytest.mark.trio
-async def test_calls_from_the_loop_run_in_threads(store: Store) -> None:
-    async def add(number: int) -> None:
-        await store.call(store.facts.put, f"fact {number}", b"x")
-
-    async with trio.open_nursery() as nursery:
-        for number in range(20):
-            nursery.start_soon(add, number)
-    assert await store.call(store.facts.get, "fact 19") == b"x"
-
-
 def test_it_opens_again_and_is_private(tmp_path: Path) -> None:
     path = tmp_path / "primed.db"
     for value in (b"1", b"2"):
         store = Store(path)
-        store.facts.put("name", value)
+        store.batches.put(RUN, BatchRow(0, "stored", value))
         store.close()
     store = Store(path)
-    assert store.facts.get("name") == b"2"
+    assert store.batches.newest(RUN, 9) == [BatchRow(0, "stored", b"2")]
     store.close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 

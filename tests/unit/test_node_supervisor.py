@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +18,22 @@ from primed.training.messages import Checked, Configure, Generate, Generated
 SCRIPT = Path(__file__).with_name("child_for_tests.py")
 COMMAND = (sys.executable, str(SCRIPT))
 SLOW, OOM, EXIT, RUBBISH, SILENT, SEGFAULT, FATAL = range(101, 108)
+HOLDER = """
+import sys, trio
+from pathlib import Path
+from primed.node.supervisor import Supervisor
+from primed.training.messages import Configure
+
+async def main():
+    supervisor = Supervisor(Path(sys.argv[1]), command=(sys.executable, sys.argv[2]))
+    async with supervisor.running():
+        child = supervisor.start("engine-1", Configure(0, "engine", b"", b"", b"", ""))
+        await child.ready(10)
+        print(supervisor.status()[0].pid, flush=True)
+        await trio.sleep(60)
+
+trio.run(main)
+"""
 QUICK = Policy(ready_s=10, first_pause_s=0.05, longest_pause_s=0.2, grace_s=0.5)
 
 
@@ -168,6 +186,32 @@ async def test_a_program_that_cannot_start_is_retried_with_growing_pauses(tmp_pa
         with pytest.raises(ChildFailed, match="could not be started"):
             await child.ready(1.0)
     assert 3 <= len(stops) <= 8  # 0.05, 0.1, 0.2, 0.2, ... seconds
+
+
+@pytest.mark.trio
+async def test_the_real_child_says_what_is_wrong_with_its_configuration(tmp_path: Path) -> None:
+    supervisor = Supervisor(tmp_path)
+    async with supervisor.running():
+        child = supervisor.start("engine-1", configure(b"not a RunSpec"))
+        with pytest.raises(ChildFailed) as caught:
+            await child.ready(60)
+        assert caught.value.kind == "bad_config"
+        assert supervisor.status()[0].state == "failed"
+
+
+def test_a_killed_daemon_leaves_no_child(tmp_path: Path) -> None:
+    """Scenario 1: the socket closes with its holder, and the child leaves by itself."""
+    holder = [sys.executable, "-c", HOLDER, str(tmp_path), str(SCRIPT)]
+    daemon = subprocess.Popen(holder, stdout=subprocess.PIPE)
+    assert daemon.stdout is not None
+    process = Path("/proc") / daemon.stdout.readline().decode().strip()
+    assert process.exists()
+    daemon.kill()
+    daemon.communicate()
+    deadline = time.monotonic() + 10
+    while process.exists() and "zombie" not in (process / "status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.trio
