@@ -68,6 +68,7 @@ class Participation:
         self.own = OwnBatches(run, self.me, services.store)
         self.tallies = Tallies()
         self.tasks: list[RoleTask] = []
+        self.unnamed = trio.Lock()  # held while a payload is here that no manifest names yet
         self.verdicts: deque[tuple[Entry, Verdict]] = deque(maxlen=VERDICTS_KEPT)
         self.joined: dict[bytes, tuple[Role, ...]] = {}  # peer -> roles it stated
         self._services = services
@@ -268,8 +269,9 @@ class Participation:
         while True:
             await trio.sleep(TIDY_S)
             await self.policies.prune(self._wanted_versions())
-            kept = {part.root for manifest in self.retained() for part in manifest.payloads()}
-            await self.shardcast.retain(kept)
+            async with self.unnamed:
+                kept = {part.root for manifest in self.retained() for part in manifest.payloads()}
+                await self.shardcast.retain(kept)
             await self._forget_batches()
             self.tallies.prune(lambda commitment: self.cases.case(commitment) is not None)
 

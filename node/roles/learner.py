@@ -154,30 +154,38 @@ class Learner:
     async def _publish(
         self, step: int, parent: bytes, chosen: list[tuple[bytes, Path]], trained: Trained
     ) -> None:
-        part, weights = self._part, self._file("weights", step)
+        part = self._part
         self._say("publishing", f"step {step}")
-        delta = await part.shardcast.add(self._file("delta", step))
-        is_anchor = step % part.run.spec.parameters.anchor_every == 0
-        manifest = Manifest(
-            learner=part.me,
-            kind="step",
-            step=step,
-            parents=(parent,),
-            weights=trained.weights,
-            delta=delta,
-            snapshot=await part.shardcast.add(weights) if is_anchor else None,
-            consumed=tuple(commitment for commitment, _ in chosen),
-            grad_norm=trained.metrics.get("grad_norm", 0.0),
-            reward_mean=trained.metrics.get("reward_mean", 0.0),
-        )
-        await part.policies.take(version_of(manifest), weights)
-        await part.events.emit(manifest)
-        await part.shardcast.push(delta, part.me)
+        async with part.unnamed:
+            manifest = await self._manifest(step, parent, chosen, trained)
+            await part.policies.take(version_of(manifest), self._file("weights", step))
+            await part.events.emit(manifest)
+        assert manifest.delta is not None
+        await part.shardcast.push(manifest.delta, part.me)
         await on_disk(part.store.journal.finish, part.run.run_id, step)
         self._note_alarm(trained)
         for what, old in (("state", step - 2), ("delta", step)):
             self._file(what, old).unlink(missing_ok=True)
         _log.info("step", step=step, reward=manifest.reward_mean, seconds=round(trained.seconds, 2))
+
+    async def _manifest(
+        self, step: int, parent: bytes, chosen: list[tuple[bytes, Path]], trained: Trained
+    ) -> Manifest:
+        """The new version's manifest, its payloads taken in by shardcast."""
+        add = self._part.shardcast.add
+        is_anchor = step % self._part.run.spec.parameters.anchor_every == 0
+        return Manifest(
+            learner=self._part.me,
+            kind="step",
+            step=step,
+            parents=(parent,),
+            weights=trained.weights,
+            delta=await add(self._file("delta", step)),
+            snapshot=await add(self._file("weights", step)) if is_anchor else None,
+            consumed=tuple(commitment for commitment, _ in chosen),
+            grad_norm=trained.metrics.get("grad_norm", 0.0),
+            reward_mean=trained.metrics.get("reward_mean", 0.0),
+        )
 
     # ---- what can go wrong with a step -----------------------------------------------------
 

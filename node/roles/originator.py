@@ -42,15 +42,15 @@ class Originator:
         part = self._part
         if part.lineages.base is not None:
             return
-        snapshot = await part.shardcast.add(part.folder / "base.safetensors")
-        manifest = Manifest(
-            learner=part.me,
-            kind="anchor",
-            step=0,
-            parents=(),
-            weights=part.run.spec.model.weights,
-            delta=None,
-            snapshot=snapshot,
-            consumed=(),
-        )
-        await part.events.emit(manifest)
+        async with part.unnamed:
+            manifest = Manifest(
+                learner=part.me,
+                kind="anchor",
+                step=0,
+                parents=(),
+                weights=part.run.spec.model.weights,
+                delta=None,
+                snapshot=await part.shardcast.add(part.folder / "base.safetensors"),
+                consumed=(),
+            )
+            await part.events.emit(manifest)
