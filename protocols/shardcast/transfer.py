@@ -99,8 +99,9 @@ class Transfer:
         while not self.ended.is_set():
             try:
                 await self._fetch()
-            except OSError as error:
-                self.reason = f"disk: {error}; trying again"
+            except* OSError as group:
+                self.reason = f"disk: {_first(group)}; trying again"
+            if not self.ended.is_set():
                 with trio.move_on_after(DISK_RETRY_S):
                     await self.ended.wait()
 
@@ -176,6 +177,12 @@ class Transfer:
             good += 1
             self._events.append(Got(leaf.index))
         return Answered(ask.peer, good=good > 0)
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
 
 
 def _why_refused(payload: Payload) -> str:

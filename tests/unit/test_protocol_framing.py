@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -30,13 +31,24 @@ from primed.protocols.verdicts import messages as verdicts
 from primed.verify.statements import Payload, Skipped, Verdict
 
 PEER = b"p" * 38
-DECODERS: list[Decoder[msgspec.Struct]] = [
-    *(rpc.request_heads, rpc.response_heads),
-    *(hello.requests, hello.responses, hello.records),
-    *(events.requests, events.responses, events.signed_events, events.events),
-    *(shardcast.requests, shardcast.responses, shardcast.shards),
-    *(rollouts.requests, rollouts.responses, rollouts.headers),
-    *(verdicts.requests, verdicts.responses),
+DECODERS: list[Decoder[Any]] = [
+    rpc.request_heads,
+    rpc.response_heads,
+    hello.requests,
+    hello.responses,
+    hello.records,
+    events.requests,
+    events.responses,
+    events.signed_events,
+    events.events,
+    shardcast.requests,
+    shardcast.responses,
+    shardcast.shards,
+    rollouts.requests,
+    rollouts.responses,
+    rollouts.headers,
+    verdicts.requests,
+    verdicts.responses,
 ]
 EXAMPLES = [
     events.Event(bytes(32), PEER, 3, bytes(32), 1, Skipped(1, "x")),

@@ -1,0 +1,214 @@
+"""Payloads between nodes: pushed, pulled, in a swarm, past liars, after a crash."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from primed.p2p.errors import LocalError, RemoteError
+from primed.protocols.framing import encode
+from primed.protocols.server import Reply, Server
+from primed.protocols.shardcast import PROTOCOL, PayloadStore, Shardcast, transfer
+from primed.protocols.shardcast import messages as wire
+from primed.protocols.topics import shards_topic
+from primed.verify.signing import message_to_sign
+from primed.verify.statements import Payload
+
+from .memory_network import Fabric, MemoryNetwork
+from .protocol_samples import RUN
+
+pytestmark = pytest.mark.trio
+KIB = 1024
+
+
+class Node:
+    def __init__(self, network: MemoryNetwork, folder: Path) -> None:
+        self.network = network
+        self.store = PayloadStore(folder)
+        key, rng = network.key, random.Random(network.peer)
+        self.cast = Shardcast(network, self.store, RUN, key.peer, key.sign, rng)
+
+
+@asynccontextmanager
+async def fabric_of(folder: Path, *seeds: int) -> AsyncIterator[tuple[Fabric, list[Node]]]:
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            fabric = Fabric(nursery)
+            nodes = [Node(fabric.node(seed), folder / str(seed)) for seed in seeds]
+            for node in nodes:
+                nursery.start_soon(node.cast.run)
+                for other in nodes:
+                    if other is not node:
+                        node.cast.follow(other.network.peer)
+            yield fabric, nodes
+            assert not any(node.network.handler_errors for node in nodes)
+            nursery.cancel_scope.cancel()
+
+
+def a_file(folder: Path, size_bytes: int) -> Path:
+    path = folder / "weights"
+    path.write_bytes(random.Random(size_bytes).randbytes(size_bytes))
+    return path
+
+
+async def test_small_payloads_are_pushed_through_nodes_that_have_no_manifest_yet(
+    tmp_path: Path,
+) -> None:
+    async with fabric_of(tmp_path, 1, 2, 3) as (fabric, (a, b, c)):
+        fabric.link(a.network, b.network)
+        fabric.link(b.network, c.network)
+        file = a_file(tmp_path, 700 * KIB)
+        payload = await a.cast.add(file)
+        c.cast.expect(payload, a.network.peer)
+        assert await a.cast.push(payload, a.network.peer)
+        assert (await c.cast.wait(payload)).read_bytes() == file.read_bytes()
+        b.cast.expect(payload, a.network.peer)  # its manifest was late: the leaves are here
+        assert (await b.cast.wait(payload)).read_bytes() == file.read_bytes()
+        for node in (b, c):
+            assert node.cast.received_gossip_bytes == 700 * KIB
+            assert node.cast.received_pulled_bytes == 0
+        assert b.cast.progress(payload).reason == "complete"
+
+
+async def test_a_version_of_12_mib_arrives_by_pull_and_partial_holders_serve_it(
+    tmp_path: Path,
+) -> None:
+    async with fabric_of(tmp_path, 1, 2, 3) as (fabric, (a, b, c)):
+        fabric.link(a.network, b.network)
+        fabric.link(b.network, c.network)  # c sees the origin's leaves only through b
+        file = a_file(tmp_path, 12 * KIB * KIB)
+        payload = await a.cast.add(file)
+        assert not await a.cast.push(payload, a.network.peer)
+        for node in (b, c):
+            node.cast.expect(payload, a.network.peer)
+        assert (await c.cast.wait(payload)).read_bytes() == file.read_bytes()
+        assert (await b.cast.wait(payload)).read_bytes() == file.read_bytes()
+        assert c.cast.received_gossip_bytes == 0
+        assert payload.size_bytes <= c.cast.received_pulled_bytes <= 1.1 * payload.size_bytes
+        assert not any(node.network.penalties for node in (a, b, c))
+
+
+async def test_lost_pushes_are_pulled_after_a_moment(tmp_path: Path) -> None:
+    async with fabric_of(tmp_path, 1, 2) as (fabric, (a, b)):
+        fabric.link(a.network, b.network)
+        rng = random.Random(1)
+        fabric.drop = lambda sender, receiver, data: rng.random() < 0.5
+        file = a_file(tmp_path, 900 * KIB)
+        payload = await a.cast.add(file)
+        b.cast.expect(payload, a.network.peer)
+        await a.cast.push(payload, a.network.peer)
+        assert (await b.cast.wait(payload)).read_bytes() == file.read_bytes()
+        assert b.cast.received_gossip_bytes > 0 and b.cast.received_pulled_bytes > 0
+
+
+async def test_a_bad_leaf_names_its_sender_and_the_transfer_goes_on(tmp_path: Path) -> None:
+    async with fabric_of(tmp_path, 1, 2) as (fabric, (a, b)):
+        liar = fabric.node(66)
+
+        async def lie(peer: bytes, message: wire.GetHave | wire.GetLeaves, _: object) -> Reply:
+            if isinstance(message, wire.GetHave):
+                return Reply(wire.Have(b"\xff" * 100))
+            leaf = wire.Leaf(message.indexes[0], bytes(64 * KIB), ())
+            return Reply(wire.Leaves((leaf,)))
+
+        Server(liar, PROTOCOL, wire.requests, lie)
+        fabric.link(b.network, liar)
+        file = a_file(tmp_path, 2 * KIB * KIB)
+        payload = await a.cast.add(file)
+        b.cast.expect(payload, liar.peer)
+        while not b.network.penalties:
+            await trio.sleep(0.01)
+        fabric.link(a.network, b.network)
+        assert (await b.cast.wait(payload)).read_bytes() == file.read_bytes()
+        assert [peer for peer, _, _ in b.network.penalties] == [liar.peer]  # once: never again
+
+
+async def test_gossip_that_is_not_the_learners_is_rejected(tmp_path: Path) -> None:
+    async with fabric_of(tmp_path, 1, 2) as (fabric, (a, b)):
+        fabric.link(a.network, b.network)
+        payload = await a.cast.add(a_file(tmp_path, 100 * KIB))
+        read = a.store.read_leaf(payload, 0)
+        assert read is not None
+        body = wire.shards_message(RUN, a.network.peer, payload)
+        good = a.network.key.sign(message_to_sign("shards", body))
+        forged = b.network.key.sign(message_to_sign("shards", body))
+        leaf, path = read[0], tuple(read[1])
+        topic = shards_topic(RUN, a.network.peer)
+        for bad in (
+            wire.Shard(payload, forged, 0, leaf, path),
+            wire.Shard(payload, good, 1, leaf, path),
+            wire.Shard(payload, good, 0, leaf[:-1], path),
+            wire.Shard(Payload(payload.root, 1 << 30, 65536), good, 0, leaf, path),
+        ):
+            before = len(b.network.penalties)
+            b.network.receive(a.network.peer, topic, encode(bad))
+            assert len(b.network.penalties) == before + 1
+        b.network.receive(a.network.peer, topic, b"\x91" * 300_000)
+        assert len(b.network.penalties) == 5
+        assert b.cast.received_gossip_bytes == 0
+
+
+async def test_it_says_what_it_waits_for_and_stops_when_told(tmp_path: Path) -> None:
+    async with fabric_of(tmp_path, 1, 2) as (fabric, (a, b)):
+        payload = Payload(bytes(32), 40 * KIB * KIB, 256 * KIB)
+        b.cast.expect(payload, a.network.peer)
+        fabric.link(a.network, b.network)
+        while "none of 1 peers has them" not in b.cast.progress(payload).reason:
+            await trio.sleep(0.02)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(expect_drop, b, payload)
+            await trio.testing.wait_all_tasks_blocked()
+            await b.cast.forget(payload)
+        assert not list((tmp_path / "2").iterdir())
+        with pytest.raises(LocalError):
+            await b.cast.wait(payload)
+
+
+async def expect_drop(node: Node, payload: Payload) -> None:
+    with pytest.raises(RemoteError, match="dropped"):
+        await node.cast.wait(payload)
+
+
+async def test_a_manifest_with_absurd_leaves_is_refused(tmp_path: Path) -> None:
+    async with fabric_of(tmp_path, 1) as (_, (a,)):
+        for payload in (Payload(bytes(32), 1 << 20, 1 << 20), Payload(bytes(32), 1 << 42, 1 << 10)):
+            a.cast.expect(payload, bytes(38))
+            with pytest.raises(RemoteError, match="refused"):
+                await a.cast.wait(payload)
+        assert not list((tmp_path / "1").iterdir())
+
+
+async def test_scenario_12_a_full_disk_is_named_and_waited_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "DISK_RETRY_S", 0.1)
+    async with fabric_of(tmp_path, 1, 2) as (fabric, (a, b)):
+        fabric.link(a.network, b.network)
+        file = a_file(tmp_path, 2 * KIB * KIB)
+        payload = await a.cast.add(file)
+        works = b.store.write_leaf
+
+        def full(*args: object) -> bool:
+            raise OSError(28, "No space left on device")
+
+        b.store.write_leaf = full  # type: ignore[method-assign, assignment]
+        b.cast.expect(payload, a.network.peer)
+        while "No space left" not in b.cast.progress(payload).reason:
+            await trio.sleep(0.02)
+        b.store.write_leaf = works  # type: ignore[method-assign]
+        assert (await b.cast.wait(payload)).read_bytes() == file.read_bytes()
+
+
+async def test_retain_deletes_what_is_not_named(tmp_path: Path) -> None:
+    async with fabric_of(tmp_path, 1) as (_, (a,)):
+        old = await a.cast.add(a_file(tmp_path, 100 * KIB))
+        (tmp_path / "weights").unlink()
+        new = await a.cast.add(a_file(tmp_path, 200 * KIB))
+        await a.cast.retain({new.root})
+        assert a.store.path(old) is None and a.store.path(new) is not None
