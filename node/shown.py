@@ -151,7 +151,7 @@ class Shown:
     def _run(self, part: Participation, *, whole: bool = False) -> RunView:
         run, ledger = part.run, part.ledger.state
         chain = [*part.lineages.chain(next(iter(part.run.peers("learner"))))][::-1]
-        rewards = [manifest.reward_mean for manifest in chain]
+        rewards = [manifest.reward_mean for manifest in chain if manifest.step]
         state, reason = part.describe()
         return RunView(
             run=run.run_id.hex(),
