@@ -34,9 +34,11 @@ class Connections(INotifee):
     def clear(self) -> None:
         self._peers.clear()
 
-    async def wait_for_change(self, at_most_s: float) -> None:
-        with trio.move_on_after(at_most_s):
+    async def wait_for_change(self, at_most_s: float) -> bool:
+        """Whether a peer came or went in this time."""
+        with trio.move_on_after(at_most_s) as patience:
             await self._changed.wait()
+        return not patience.cancelled_caught
 
     async def connected(self, network: INetwork, conn: INetConn) -> None:
         peer = conn.muxed_conn.peer_id.to_bytes()

@@ -178,18 +178,16 @@ class Libp2pNetwork:
             nursery.start_soon(self._refresh_for_ever)
 
     async def _refresh_for_ever(self) -> None:
-        """Look around, often while we know too few peers."""
+        """Look around after each change, then ever more rarely: a look costs all peers CPU."""
+        pause_s = limits.REFRESH_FIRST_S
         while True:
-            await self._connections.wait_for_change(self._refresh_pause_s())
+            changed = await self._connections.wait_for_change(pause_s)
+            pause_s = limits.REFRESH_FIRST_S if changed else min(limits.REFRESH_S, pause_s * 2)
             await trio.sleep(1.0)  # let identify finish
             if self._connections.peers():
                 await self._running().discovery.refresh()
                 self._overlay.poke()
             await self._overlay.save()
-
-    def _refresh_pause_s(self) -> float:
-        enough = len(self._connections.peers()) >= self._profile.target_peers
-        return limits.REFRESH_S if enough else limits.REFRESH_LONELY_S
 
     def _running(self) -> Stack:
         if self._stack is None:

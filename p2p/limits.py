@@ -60,14 +60,17 @@ HEARTBEAT_S = 1
 IDONTWANT_HEARTBEATS = 5  # how long a peer's "I have it" is remembered
 IDONTWANT_FROM_BYTES = 1024  # smaller messages are cheaper than telling everybody
 
+HOLD_FROM_BYTES = 16 * 1024  # shards; events go on at once
+HOLD_S, HOLD_BETWEEN_S = 0.2, 0.05  # before sending one on, and between its receivers
+HELD_MESSAGES = 512  # more than that are sent on at once
+
 # Discovery and overlay
 RETRY_FIRST_S, RETRY_LAST_S = 2.0, 30.0  # of bootstrap peers and peers that once answered
 RETRY_HEARSAY_LAST_S = 600.0  # of addresses that never answered
 HEARSAY_FAILURES = 6  # then such a peer is forgotten
 DIALS_AT_ONCE = 4
 OVERLAY_TICK_S = 1.0
-REFRESH_S = 60.0  # routing table, when all is well
-REFRESH_LONELY_S = 5.0  # while there are fewer peers than wanted
+REFRESH_FIRST_S, REFRESH_S = 5.0, 120.0  # of the routing table, after a change and in peace
 DHT_CALL_S = 15.0
 DHT_QUERY_S = 5.0  # one peer
 PROVIDERS_MAX = 64

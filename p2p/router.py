@@ -70,22 +70,45 @@ class Router(gossipsub.GossipSub):
         self.scorer = None
         self.mcache = BoundedCache()
         self._beats = 0
+        self._held = 0
 
     # --- sending
 
     async def publish(self, msg_forwarder: ID, pubsub_msg: rpc_pb2.Message) -> None:
-        """Send on a message that was accepted, or that we made."""
+        """Send a message that we made, or send on one that was accepted."""
+        assert self.pubsub is not None
         self.mcache.put(pubsub_msg)
         letter = letter_of(pubsub_msg)
         origin = ID(pubsub_msg.from_id)
-        if len(pubsub_msg.data) >= limits.IDONTWANT_FROM_BYTES and msg_forwarder != origin:
+        to = list(
+            self._get_peers_to_send(pubsub_msg.topicIDs, msg_forwarder, origin, letter.message_id)
+        )
+        is_large = len(pubsub_msg.data) >= limits.IDONTWANT_FROM_BYTES
+        if is_large and msg_forwarder != self.pubsub.my_id:
             self._tell_we_have(letter.message_id, pubsub_msg.topicIDs, {msg_forwarder, origin})
-        for peer_id in self._get_peers_to_send(
-            pubsub_msg.topicIDs, msg_forwarder, origin, letter.message_id
-        ):
+            may_wait = len(pubsub_msg.data) >= limits.HOLD_FROM_BYTES
+            if may_wait and self._held < limits.HELD_MESSAGES:
+                self.pubsub.manager.run_task(self._send_on, to, letter)
+                to = []
+        for peer_id in to:
             self._put(peer_id, letter)
         for topic in pubsub_msg.topicIDs:
             self.time_since_last_publish[topic] = int(time.time())
+
+    async def _send_on(self, to: list[ID], letter: Letter) -> None:
+        """One peer after the other, so that most can say first that they have it already.
+
+        Sent at once, in a mesh of 7 each 256 KiB shard crossed the wires 5 times a receiver.
+        """
+        self._held += 1
+        try:
+            await trio.sleep(limits.HOLD_S)
+            for peer_id in to:
+                if not self.is_unwanted(peer_id, letter.message_id):
+                    self._put(peer_id, letter)
+                    await trio.sleep(limits.HOLD_BETWEEN_S)
+        finally:
+            self._held -= 1
 
     def _tell_we_have(self, message_id: bytes, topics: Any, without: set[ID]) -> None:
         control = rpc_pb2.ControlMessage(
