@@ -34,8 +34,8 @@ ROLES = {
     "verifier-2": ("verifier",),
 }
 DISHONEST = "worker-3"
-STEPS = 60
-LEARN_S = 240.0  # for the run itself, after which the demo ends whatever was reached
+STEPS = 80
+LEARN_S = 210.0  # for the run itself, after which the demo ends whatever was reached
 CUT_S = 16.0  # the demo's epoch and a moment: by then a cut holds the last step
 SETTLE_S = 45.0  # for that cut to reach everyone
 POLL_S = 1.0
