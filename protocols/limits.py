@@ -25,7 +25,7 @@ SHARD_REQUESTS_BURST = 512  # shards are bounded by bytes, at most 1 MiB a reque
 SHARD_REQUESTS_PER_S = 256.0
 ANSWERS_IN_FLIGHT = 64  # for each protocol, over all peers
 PEERS_TRACKED = 1024
-DISK_THREADS = 4
+DISK_THREADS = 8
 
 # ---- hello
 RECORD_MAX_BYTES = 8 * 1024

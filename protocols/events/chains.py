@@ -65,6 +65,10 @@ class Chains:
         """Whether this place of the author's chain is at or behind a proven equivocation."""
         return author in self.proofs and seq >= self.proofs[author][0]
 
+    def last_valid(self, author: bytes, seq: int) -> int:
+        """seq, or the last place before a proven equivocation; -1 if none is left."""
+        return self.proofs[author][0] - 1 if self.is_void(author, seq) else seq
+
     def set_proof(self, author: bytes, seq: int, proof: Equivocation) -> None:
         self.proofs[author] = (seq, proof)
         self._summary = None

@@ -34,6 +34,7 @@ from primed.protocols.events.validation import validate_message
 from primed.protocols.limits import (
     ANTI_ENTROPY_S,
     INBOX_EVENTS,
+    RANGE_EVENTS,
     RANGE_MAX_BYTES,
     RECOVER_HEAD_S,
 )
@@ -141,12 +142,17 @@ class EventLog:
             self.dropped_events += 1
 
     async def _take_in(self) -> None:
-        """Store what gossip brought; a gap or a fork is cleared up with the peer it came from."""
-        async for sender, stored in self._inbox:
-            forks = await self._journal.admit([stored])
-            event = stored.event
-            if forks or event.seq > self._chains.next_seq(event.author):
-                self._ask_soon(sender)
+        """Store what gossip brought, all that waits in one write; a gap or a fork is cleared up
+        with the peer it came from."""
+        while True:
+            batch = [await self._inbox.receive()]
+            while len(batch) < RANGE_EVENTS and self._inbox.statistics().current_buffer_used:
+                batch.append(self._inbox.receive_nowait())
+            forks = await self._journal.admit([stored for _, stored in batch])
+            for sender, stored in batch:
+                event = stored.event
+                if stored in forks or event.seq > self._chains.next_seq(event.author):
+                    self._ask_soon(sender)
 
     # ---- anti-entropy
 

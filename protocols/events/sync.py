@@ -105,13 +105,15 @@ class Sync:
         return True
 
     async def _learn_head(self, peer: PeerId, head: Head) -> None:
-        if self._chains.is_void(head.author, head.seq) or self._chains.is_full_for(head.author):
+        """Fetch up to the peer's head, or to where a proof ends the author's chain."""
+        last = self._chains.last_valid(head.author, head.seq)
+        if last < 0 or self._chains.is_full_for(head.author):
             return
-        known = self._chains.digest_at(head.author, head.seq)
+        known = self._chains.digest_at(head.author, last)
         if known is None:
-            await self._fetch_to(peer, head)
-        elif known != head.digest:
-            await self._compare(peer, head.author, head.seq)
+            await self._fetch_to(peer, head.author, last)
+        elif last == head.seq and known != head.digest:
+            await self._compare(peer, head.author, last)
 
     async def _learn_void(self, peer: PeerId, void: Void) -> None:
         if self._chains.is_void(void.author, void.seq):
@@ -120,16 +122,16 @@ class Sync:
         if not isinstance(answer, Equivocation) or not await self._journal.convict(answer):
             raise self._charged(peer, HIGH, "no proof of equivocation")
 
-    async def _fetch_to(self, peer: PeerId, head: Head) -> None:
-        while (start := self._chains.next_seq(head.author)) <= head.seq:
-            count = min(RANGE_EVENTS, head.seq - start + 1)
-            fetched = await self._range(peer, head.author, start, count)
+    async def _fetch_to(self, peer: PeerId, author: bytes, last: int) -> None:
+        while (start := self._chains.next_seq(author)) <= last:
+            count = min(RANGE_EVENTS, last - start + 1)
+            fetched = await self._range(peer, author, start, count)
             if not fetched:
                 return
             if await self._journal.admit(fetched):
-                await self._find_fork(peer, head.author)
+                await self._find_fork(peer, author)
                 return
-            if self._chains.next_seq(head.author) == start:
+            if self._chains.next_seq(author) == start:
                 return
 
     async def _find_fork(self, peer: PeerId, author: bytes) -> None:

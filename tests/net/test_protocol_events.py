@@ -151,6 +151,11 @@ async def test_scenario_30_two_events_for_one_place_convict_their_author_everywh
             (proof,) = node.store.proofs(RUN)
             assert proven_place(RUN, proof) == (liar.peer, 1)  # verifiable offline
             assert node.log.voids() == {liar.peer: 1}
+        late = Node(fabric.node(4))
+        fabric.nursery.start_soon(late.log.run)
+        fabric.link(late.network, a.network)
+        await until(lambda: late.void == [(liar.peer, 1)] and len(late.entries) == 1)
+        assert late.entries[0].seq == 0  # what came before the lie still counts
         assert not any(peer != liar.peer for node in nodes for peer, _, _ in node.network.penalties)
 
 
