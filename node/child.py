@@ -270,6 +270,7 @@ class Child:
             elif (errand := self._current) is None or message.id != errand.request.id:
                 return Stop("crash", "answered a request that was not made")
             else:
+                self._current = None
                 errand.finish(message)
                 if isinstance(message, Failed) and message.fatal:
                     return stop_of_failure(message)
@@ -301,7 +302,6 @@ class Child:
             await errand.done.wait()
         if not errand.done.is_set():
             return Stop("hang", f"hung: {errand.name} took more than {errand.timeout_s:.0f} s")
-        self._current = None
         return None
 
     async def _watch(self, link: ChildLink) -> Stop:

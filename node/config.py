@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -17,11 +18,13 @@ import msgspec
 from msgspec import Meta
 
 from primed.node.addresses import check_dialable, check_listen
-from primed.node.paths import DEFAULT_DATA_DIR, Paths
+from primed.node.paths import Paths
 from primed.p2p.errors import UserError
 from primed.verify.runspec import Role
 
-DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/4101",)
+DEFAULT_PORT = 4101
+DEFAULT_LISTEN = (f"/ip4/0.0.0.0/tcp/{DEFAULT_PORT}",)
+ANY_PORT = ("/ip4/0.0.0.0/tcp/0",)
 _PREFIX = "PRIMED_"
 # Makes this node's engine cheat, in toy runs only: set by `primed demo` and tests.
 DISHONEST_VARIABLE = "PRIMED_TOY_DISHONEST"
@@ -60,11 +63,6 @@ SETTINGS = {item.name: item for item in fields(Config) if "doc" in item.metadata
 _TYPES = get_type_hints(Config, include_extras=True)
 
 
-def find_paths(flag: str | None, environ: Mapping[str, str] = os.environ) -> Paths:
-    """The data directory: flag, PRIMED_DATA_DIR, ~/.primed."""
-    return Paths(Path(flag or environ.get("PRIMED_DATA_DIR") or DEFAULT_DATA_DIR))
-
-
 def load_config(
     paths: Paths,
     flags: Mapping[str, Any],
@@ -79,6 +77,20 @@ def load_config(
             values[name] = _converted(name, value, where)
             origins[name] = where
     return Config(data_dir=paths.root, origins=origins, **values)
+
+
+def with_free_port(config: Config, port: int = DEFAULT_PORT) -> Config:
+    """Any port instead of the default one, if another program has that. A port that the user
+    chose is never replaced."""
+    if config.origins.get("listen") != "default":
+        return config
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return replace(config, listen=ANY_PORT)
+    return config
 
 
 def _sources(

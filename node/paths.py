@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from primed.p2p.errors import UserError
@@ -77,6 +78,11 @@ class Paths:
         if socket.parent != self.root:
             _make_private(socket.parent)
             (self.root / "socket.path").write_text(f"{socket}\n")
+
+
+def find_paths(flag: str | None, environ: Mapping[str, str] = os.environ) -> Paths:
+    """The data directory: flag, PRIMED_DATA_DIR, ~/.primed."""
+    return Paths(Path(flag or environ.get("PRIMED_DATA_DIR") or DEFAULT_DATA_DIR))
 
 
 def _make_private(folder: Path) -> None:

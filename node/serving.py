@@ -40,8 +40,15 @@ async def serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
 
 
 async def _serve(app: ASGIApp, config: hypercorn.config.Config, stop: trio.Event) -> None:
+    """Ends when told to, not by cancellation: the answer to `primed stop` still has to go out."""
     framework = cast(Any, app)  # hypercorn spells the type of an ASGI application more narrowly
-    await hypercorn.trio.serve(framework, config, shutdown_trigger=stop.wait, mode="asgi")
+
+    async def until_stop() -> None:
+        await stop.wait()
+        scope.deadline = trio.current_time() + 2 * GRACE_S
+
+    with trio.CancelScope(shield=True) as scope:
+        await hypercorn.trio.serve(framework, config, shutdown_trigger=until_stop, mode="asgi")
 
 
 def unix_listener(path: Path) -> socket.socket:

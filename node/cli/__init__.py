@@ -46,13 +46,24 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except Exception as error:
-        if os.environ.get("PRIMED_DEBUG"):
-            raise
-        name = f"{type(error).__name__}: {error}"
-        text = f"this is a bug in primed: {name[:300]}"
-        _report(UserError(text, "set PRIMED_DEBUG=1 to see the traceback, and report it"), as_json)
-        return EXIT_USER
+    except Exception as error:  # noqa: BLE001  the top level: a user sees a sentence
+        shown = _as_user_error(error)
+        _report(shown, as_json)
+        return shown.exit_code
+
+
+def _as_user_error(error: BaseException) -> UserError:
+    """The user's part of what ended the daemon's tasks together, or else: a bug."""
+    while isinstance(error, BaseExceptionGroup):
+        users, _ = error.split(UserError)
+        error = (users or error).exceptions[0]
+    if isinstance(error, UserError):
+        return error
+    text = f"this is a bug in primed: {type(error).__name__}: {error}"
+    hint = "set PRIMED_DEBUG=1 to see the traceback, and report it"
+    wrapped = UserError(text[:300], hint)
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _report(error: UserError, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from primed.node.paths import Paths
+from primed.node.paths import DEFAULT_DATA_DIR, Paths
 from primed.node.views import View
 from primed.p2p.errors import UserError
 
@@ -113,8 +113,6 @@ def _decoded(answer: bytes, type_: type[T]) -> T:
 
 
 def not_running(paths: Paths) -> UserError:
-    from primed.node.paths import DEFAULT_DATA_DIR
-
     is_default = paths.root == Path(DEFAULT_DATA_DIR).expanduser()
     option = "" if is_default else f" --data-dir {paths.root}"
     return UserError(f"no daemon runs for {paths.root}", f"start one: primed start{option}")

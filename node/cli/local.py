@@ -95,7 +95,7 @@ def start(
 
 
 def _run_daemon(common: Common, flags: dict[str, Any], join: str | None) -> None:
-    from primed.node.config import load_config
+    from primed.node.config import load_config, with_free_port
     from primed.node.invite import parse_invite
     from primed.node.lock import held
     from primed.node.logs import logging_to
@@ -103,7 +103,7 @@ def _run_daemon(common: Common, flags: dict[str, Any], join: str | None) -> None
 
     gc.enable()
     paths = common.paths
-    config = load_config(paths, flags)
+    config = with_free_port(load_config(paths, flags))
     invite = parse_invite(join) if join is not None else None
     paths.create()
     with held(paths.lock, time.time_ns() // 1_000_000):

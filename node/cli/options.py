@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
 
 from primed.node.cli.client import Client
-from primed.node.paths import DEFAULT_DATA_DIR, Paths
+from primed.node.paths import Paths, find_paths
 from primed.node.views import View
 
 
@@ -28,8 +26,7 @@ class Common:
 
     @property
     def paths(self) -> Paths:
-        given = self.data_dir or os.environ.get("PRIMED_DATA_DIR") or DEFAULT_DATA_DIR
-        return Paths(Path(given))
+        return find_paths(self.data_dir)
 
     @property
     def client(self) -> Client:

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from primed.p2p import identity
 
 NODE = Path(__file__).with_name("node_for_tests.py")
 PRIMED = Path(sys.executable).with_name("primed")
@@ -215,3 +218,39 @@ def test_a_killed_daemon_is_told_apart_from_a_running_one(tmp_path: Path) -> Non
     assert (root / "api.sock").exists()
     done = primed("status", "--data-dir", str(root))
     assert done.code == 1 and "no daemon runs" in done.err
+
+
+def test_a_port_in_use_is_said_in_a_sentence(tmp_path: Path) -> None:
+    """The real daemon: what ends it comes out of its tasks as a group of errors."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"/ip4/127.0.0.1/tcp/{taken.getsockname()[1]}"
+        done = primed("start", "--data-dir", str(tmp_path / "node"), "--listen", listen)
+    assert done.code == 1
+    assert "already in use" in done.err and "Traceback" not in done.err
+
+
+def test_a_real_daemon_starts_answers_and_stops(tmp_path: Path) -> None:
+    root = str(tmp_path / "node")
+    command = [
+        str(PRIMED),
+        "start",
+        "--json",
+        "--data-dir",
+        root,
+        "--listen",
+        "/ip4/127.0.0.1/tcp/0",
+    ]
+    daemon = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert daemon.stdout is not None and daemon.stdout.readline() == "{\n"
+        status = primed("status", "--json", "--data-dir", root).json
+        assert status["pid"] == daemon.pid and str(status["invite"]).startswith("primed://@/ip4/")
+        assert primed("stop", "--data-dir", root).code == 0
+        _, err = daemon.communicate(timeout=20)
+        assert daemon.returncode == 0 and "Traceback" not in err
+    finally:
+        daemon.kill()
+        daemon.communicate()
+    kept = [path.read_bytes() for path in (tmp_path / "node").rglob("*") if path.is_file()]
+    seed = identity.load(tmp_path / "node" / "identity.key").seed
+    assert not any(seed in content or seed.hex().encode() in content for content in kept)

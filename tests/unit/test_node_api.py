@@ -31,6 +31,7 @@ class Node:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
+        self.scope = trio.CancelScope()
 
     async def status(self) -> v.StatusView:
         await trio.sleep_forever()
@@ -65,6 +66,7 @@ class Node:
         return v.VerdictsView(run=run, verdicts=())
 
     async def stop(self) -> v.StoppingView:
+        self.scope.cancel()
         return v.StoppingView(pid=1)
 
 
@@ -204,6 +206,22 @@ async def test_an_answer_has_a_deadline(tmp_path: Path, monkeypatch: pytest.Monk
     async with running(tmp_path, Node()) as path:
         status, answer = await ask(path, "/v1/status")
     assert status == 504 and "did not answer" in answer["error"]
+
+
+@pytest.mark.trio
+async def test_stopping_is_answered_although_all_is_cancelled(tmp_path: Path) -> None:
+    node, answers = Node(), []
+    body, headers = b"{}", LOCAL | {"Content-Type": "application/json", "Connection": "close"}
+
+    async def stop(path: Path) -> None:
+        with trio.CancelScope(shield=True):
+            answers.append(await ask(path, "/v1/stop", headers, body))
+
+    with node.scope:
+        async with trio.open_nursery() as nursery, running(tmp_path, node) as path:
+            nursery.start_soon(stop, path)
+            await trio.sleep_forever()
+    assert answers == [(200, {"pid": 1, "stopping": True})]
 
 
 @pytest.mark.trio

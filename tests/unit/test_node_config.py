@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
-from primed.node.config import DEFAULT_LISTEN, SETTINGS, find_paths, load_config, write_config
-from primed.node.paths import Paths
+from primed.node.config import (
+    ANY_PORT,
+    DEFAULT_LISTEN,
+    SETTINGS,
+    load_config,
+    with_free_port,
+    write_config,
+)
+from primed.node.paths import Paths, find_paths
 from primed.p2p.errors import UserError
 
 PEER = "/ip4/203.0.113.7/tcp/4101/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
@@ -98,3 +106,12 @@ def test_the_data_directory_is_flag_then_environment_then_home() -> None:
     assert find_paths("/a", {"PRIMED_DATA_DIR": "/b"}).root == Path("/a")
     assert find_paths(None, {"PRIMED_DATA_DIR": "/b"}).root == Path("/b")
     assert find_paths(None, {}).root == Path.home() / ".primed"
+
+
+def test_only_the_default_port_is_given_up_when_it_is_taken(paths: Paths) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert with_free_port(load_config(paths, {}, {}), port).listen == ANY_PORT
+        chosen = load_config(paths, {"listen": [f"/ip4/127.0.0.1/tcp/{port}"]}, {})
+        assert with_free_port(chosen, port) is chosen
+    assert with_free_port(load_config(paths, {}, {}), port).listen == DEFAULT_LISTEN
