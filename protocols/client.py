@@ -138,7 +138,7 @@ class Client(Generic[T]):
                 await send_file(frames, *call.attach)
             data = await frames.read(self._frame_max_bytes, first_byte_s=call.wait_s)
         except RemoteError as error:
-            if reused and not error.penalty and not call.attach:
+            if reused and not error.penalty:
                 raise _StaleStream(error.reason, peer=frames.peer) from error
             raise
         if not data:
