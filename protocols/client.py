@@ -38,7 +38,8 @@ class _StaleStream(RemoteError):
 
 
 class Client(Generic[T]):
-    """Requests of one protocol to any peer. `responses` decodes the protocol's response messages."""
+    """Requests of one protocol to any peer. `responses` decodes the protocol's response
+    messages."""
 
     def __init__(
         self,

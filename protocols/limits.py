@@ -1,6 +1,7 @@
 """Every bound and deadline of the protocols, in one place (docs/protocol.md, "Limits").
 
-Times are seconds, sizes bytes. Anything a peer can make us hold, wait for or repeat has a figure here.
+Times are seconds, sizes bytes. Anything a peer can make us hold, wait for or repeat has a figure
+here.
 """
 
 from __future__ import annotations

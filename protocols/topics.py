@@ -1,4 +1,5 @@
-"""Names of the gossip topics: one for a run's events, one for the shards of each of its learners."""
+"""Names of the gossip topics: one for a run's events, one for the shards of each of its
+learners."""
 
 from __future__ import annotations
 

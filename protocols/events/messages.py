@@ -93,7 +93,8 @@ class Heads(_Message, frozen=True, tag="heads"):
 
 
 class Range(_Message, frozen=True, tag="range"):
-    """Consecutive events from `start`; fewer than asked when there are no more or they are large."""
+    """Consecutive events from `start`; fewer than asked when there are no more or they are
+    large."""
 
     events: Annotated[tuple[SignedEvent, ...], Meta(max_length=RANGE_EVENTS)]
 

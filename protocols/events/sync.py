@@ -141,7 +141,8 @@ class Sync:
             raise self._charged(peer, MID, "keeps a chain whose links do not fit")
 
     async def _compare(self, peer: PeerId, author: bytes, seq: int) -> bool:
-        """Take in the peer's event at a place that we have too; whether that convicts the author."""
+        """Take in the peer's event at a place that we have too; whether that convicts the
+        author."""
         await self._journal.admit(await self._range(peer, author, seq, 1))
         return self._chains.is_void(author, seq)
 

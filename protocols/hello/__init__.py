@@ -17,7 +17,8 @@ Sequence. On connect each side may greet; one exchange informs both. Records are
 every 300 s and when ours has changed; a failed greeting is repeated after 5 s while connected.
 
 Validation
-- REJECT (charged; bad_request, or a reset stream if malformed): malformed; a record about another peer than the one at the other
+- REJECT (charged; bad_request, or a reset stream if malformed): malformed; a record about another
+  peer than the one at the other
   end; signature (domain `record`) wrong; a RunSpec that is unsigned, invalid or of another id.
 - IGNORE: a record that is not newer (sequence) than the one known; one expired for > 5 minutes.
 

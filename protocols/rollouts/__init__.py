@@ -18,7 +18,8 @@ digest, syncs bytes and header, then signs. A crash anywhere before that leaves 
 repeated offer is answered with the same receipt: exactly once, whoever crashed.
 
 Validation
-- REJECT (charged; bad_request, or a reset stream if malformed): malformed; another worker's batch; bytes that do not match.
+- REJECT (charged; bad_request, or a reset stream if malformed): malformed; another worker's batch;
+  bytes that do not match.
 - denied: the daemon refuses the worker (excluded); the counter has a committed batch already.
 - busy: the worker's share (64 batches, 1 GiB) or the store (4,096; 16 GiB) is full, or another
   upload of that worker is under way. The daemon makes room with `forget` as batches are used.

@@ -96,7 +96,8 @@ class BatchStore:
         return final
 
     def delete(self, batch: bytes) -> None:
-        """Forget a batch, held or fetched. The header goes first: a file alone is merely fetched."""
+        """Forget a batch, held or fetched. The header goes first: a file alone is merely
+        fetched."""
         header = self._held.pop(batch, None)
         if header is not None and self._by_counter.get((header.worker, header.counter)) == batch:
             del self._by_counter[header.worker, header.counter]

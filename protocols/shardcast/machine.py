@@ -57,7 +57,8 @@ class Got:
 
 @dataclass(frozen=True)
 class Answered:
-    """A request has ended; good says whether at least one leaf came of it, bad that one was false."""
+    """A request has ended; good says whether at least one leaf came of it, bad that one was
+    false."""
 
     peer: bytes
     good: bool

@@ -2,7 +2,8 @@
 (but `have` and `path`, which only look into memory).
 
 `<root>-<size>-<leaf size>` is a complete, immutable file; with `.part` one in the making,
-preallocated; with `.paths` the sidecar of either. A leaf is verified before it is written, and nothing is synced until the
+preallocated; with `.paths` the sidecar of either. A leaf is verified before it is written, and
+nothing is synced until the
 payload is complete: what was on disk before a crash is verified again, leaf by leaf, when the
 payload is next opened. `finish` syncs, then renames; so a file under its final name is whole.
 """
@@ -64,7 +65,8 @@ class PayloadStore:
                 self._held[payload] = _Held(Bitmap.full(payload.leaves), True)
 
     def import_file(self, source: Path) -> Payload:
-        """Take in a complete file (linked if possible, else copied; it must not change any more)."""
+        """Take in a complete file (linked if possible, else copied; it must not change any
+        more)."""
         size_bytes = source.stat().st_size
         if not size_bytes:
             raise ValueError(f"{source.name} is empty")

@@ -7,7 +7,8 @@ doubts, may ask the verifier what it measured. Roles: verifiers answer, anybody 
 |----------------------|----------------------------------------|---------|
 | get(run, commitment) | evidence(verdict, detail text) or not_found | 16 KiB of text |
 
-Validation. REJECT (charged; bad_request, or a reset stream if malformed): malformed, a number that is not finite, evidence on
+Validation. REJECT (charged; bad_request, or a reset stream if malformed): malformed, a number that
+is not finite, evidence on
 another commitment than asked. The evidence is unsigned: what binds the verifier is its event.
 
 Why so small: proofs and tokens are in the batch, which holders serve; anybody can measure again.

@@ -1,4 +1,5 @@
-"""Hostile peers on every protocol's stream: the handler ends, the node goes on (scenarios 21, 23)."""
+"""Hostile peers on every protocol's stream: the handler ends, the node goes on (scenarios 21,
+23)."""
 
 from __future__ import annotations
 
