@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from primed.node.cli.text import clean
 from primed.p2p.errors import UserError
 
 EXIT_USER, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -81,6 +82,6 @@ def _report(error: UserError, as_json: bool) -> None:
 
 
 def _print_error(error: UserError, file: TextIO) -> None:
-    print(f"error: {error.message}", file=file)
+    print(f"error: {clean(error.message)}", file=file)
     if error.hint:
-        print(f"  hint: {error.hint}", file=file)
+        print(f"  hint: {clean(error.hint)}", file=file)
