@@ -15,11 +15,12 @@ from libp2p.kad_dht.routing_table import RoutingTable
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.peer.peerstore import PeerStoreError
+from multiaddr.exceptions import Error as MultiaddrError  # type: ignore[import-untyped]
 
 from primed.p2p import limits
 from primed.p2p.guard import GuardedHost
+from primed.p2p.network import Traffic
 from primed.p2p.peerbook import PeerBook
-from primed.p2p.streams import STREAM_ERRORS
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,10 @@ class MembersTable(RoutingTable):
 
 
 class Discovery:
-    def __init__(self, host: GuardedHost, book: PeerBook, member_protocol: str) -> None:
+    def __init__(
+        self, host: GuardedHost, book: PeerBook, member_protocol: str, traffic: Traffic
+    ) -> None:
+        self._traffic = traffic
         self._host = host
         self._book = book
         self._member_protocol = member_protocol
@@ -80,10 +84,18 @@ class Discovery:
             self._book.learn(peer_id.to_bytes(), self.addresses_of(peer_id.to_bytes()))
 
     def addresses_of(self, peer: bytes) -> list[str]:
+        """What the library knows, from identify and the DHT, as far as it can be read."""
         try:
-            return [str(address) for address in self._host.get_peerstore().addrs(ID(peer))]
+            known = self._host.get_peerstore().addrs(ID(peer))
         except PeerStoreError:
             return []
+        texts = []
+        for address in known:
+            try:
+                texts.append(str(address))
+            except (MultiaddrError, ValueError, LookupError):  # bytes that a peer made up
+                continue
+        return texts
 
     async def provide(self, key: bytes) -> None:
         self._provided.add(key)
@@ -104,7 +116,9 @@ class Discovery:
             for info in providers[: limits.PROVIDERS_MAX]:
                 peer = info.peer_id.to_bytes()
                 if info.peer_id != self._host.get_id() and len(found) < limits.PROVIDERS_MAX:
-                    found.setdefault(peer, tuple(str(a) for a in info.addrs[:8]))
+                    found.setdefault(
+                        peer, tuple(str(a) for a in info.addrs[: limits.ADDRESSES_PER_PEER])
+                    )
 
         async def ask(peer_id: ID) -> None:
             store = self.dht.provider_store
@@ -126,8 +140,9 @@ class Discovery:
         return list(found.items())[:count]
 
     async def _guarded(self, action: Callable[[], Awaitable[None]]) -> None:
-        """The library's queries catch what peers do; what still comes through is logged."""
+        """The library's queries work on what peers answer; no answer may end the node."""
         try:
             await action()
-        except* STREAM_ERRORS as group:
-            _log.debug("DHT: %s", group.exceptions[0])
+        except Exception as error:  # noqa: BLE001  the border
+            self._traffic.handler_errors += 1
+            _log.warning("DHT query failed: %r", error)

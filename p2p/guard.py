@@ -86,6 +86,11 @@ class GuardedHost(BasicHost):
             await reset_quietly(net_stream)
 
     async def _identify_peer(self, peer_id: ID, *, reason: str) -> None:
-        await super()._identify_peer(peer_id, reason=reason)
-        if peer_id in self._identified_peers:
-            self._on_identified(peer_id.to_bytes())
+        """Runs as a system task of trio: an exception here would end the whole program."""
+        try:
+            await super()._identify_peer(peer_id, reason=reason)
+            if peer_id in self._identified_peers:
+                self._on_identified(peer_id.to_bytes())
+        except Exception:  # noqa: BLE001  the border: what a peer says of itself
+            self._traffic.handler_errors += 1
+            _log.exception("identify of %s failed", peer_id)

@@ -149,7 +149,7 @@ class Libp2pNetwork:
                 failure = error
             finally:
                 stack.stop()
-        self._stack = self._nursery = None
+        self._stack = None
         self._connections.clear()
         if failure is not None:
             raise failure
@@ -171,11 +171,14 @@ class Libp2pNetwork:
 
     async def _serve(self) -> None:
         """All our own tasks, for as long as the services run."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._overlay.run)
-            nursery.start_soon(self._running().gossip.follow_topics)
-            nursery.start_soon(self._refresh_for_ever)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._overlay.run)
+                nursery.start_soon(self._running().gossip.follow_topics)
+                nursery.start_soon(self._refresh_for_ever)
+        finally:
+            self._nursery = None
 
     async def _refresh_for_ever(self) -> None:
         """Look around after each change, then ever more rarely: a look costs all peers CPU."""

@@ -41,7 +41,7 @@ class Stream(Protocol):
 
     async def write_all(self, data: bytes) -> None:
         """Returns when the bytes are handed to the connection. Cancellation-safe: a cancelled
-        write closes the connection, since a partial record would corrupt it."""
+        write resets this stream, and the connection goes on. Raises RemoteError."""
 
     async def close(self) -> None:
         """End our side; never raises."""

@@ -131,7 +131,7 @@ class PeerBook:
             raise ValueError("a list of peers is expected")  # noqa: TRY004  of the file
         for row in rows[: limits.CACHE_PEERS]:
             try:
-                peer = peerid.from_text(row["peer"])
+                peer = peerid.from_text(str(row["peer"]))
                 self.learn(peer, [str(address) for address in row["addresses"]])
                 if peer in self._peers:
                     self._peers[peer].last_ok_unix_s = float(row["last_ok"])

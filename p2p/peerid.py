@@ -50,7 +50,7 @@ def from_text(text: str) -> bytes:
         peer = base58.b58decode(text)
     except ValueError as error:
         raise ValueError(f"not a peer id: {text[:64]!r}") from error
-    if not is_peer_id(peer):
+    if not is_peer_id(peer) or to_text(peer) != text:  # the decoder ignores white space
         raise ValueError(f"not a peer id: {text[:64]!r}")
     return peer
 

@@ -63,7 +63,7 @@ class Owner(Policy, Protocol):
 
 
 class Stack:
-    """`run` hosts the services until `stop` is called."""
+    """`run` hosts the services until `stop` is called, which must happen in any case."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Stack:
         self._expanded: dict[tuple[Multiaddr, ...], list[Multiaddr]] = {}
         self.host = GuardedHost(self.swarm, traffic, self._addresses, owner.on_identified)
         self.gossip = Gossip(self.host, identity.sign, topics, traffic, owner.penalise)
-        self.discovery = Discovery(self.host, book, member_protocol)
+        self.discovery = Discovery(self.host, book, member_protocol, traffic)
         self._stop = trio.Event()
 
     def stop(self) -> None:
@@ -99,25 +99,32 @@ class Stack:
         """`service` is an async function that runs along and is cancelled at the stop."""
         for address in listen:
             _check_free(address)
-        try:
-            async with AsyncExitStack() as stack:
-                await stack.enter_async_context(self.host.run([Multiaddr(a) for a in listen]))
-                self._check_listening(listen)
-                for part in (self.discovery.dht, self.gossip, self.gossip.router):
-                    await stack.enter_async_context(background_trio_service(part))
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(service)
-                    task_status.started()
-                    await self._stop.wait()
-                    nursery.cancel_scope.cancel()
-                await self._close()
-        except Exception as error:
-            if not self._stop.is_set():
-                raise
-            _log.debug("while stopping: %r", error)
+        with trio.CancelScope(shield=True) as shelter:  # ends by `stop`; cancelled it would leak
+            try:
+                await self._host_services(listen, service, task_status, shelter)
+            except Exception as error:
+                if not self._stop.is_set():
+                    raise
+                _log.debug("while stopping: %r", error)
 
-    async def _close(self) -> None:
-        with trio.move_on_after(limits.STOP_S):
+    async def _host_services(
+        self,
+        listen: Sequence[str],
+        service: Callable[[], Awaitable[None]],
+        task_status: TaskStatus[None],
+        shelter: trio.CancelScope,
+    ) -> None:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.host.run([Multiaddr(a) for a in listen]))
+            self._check_listening(listen)
+            for part in (self.discovery.dht, self.gossip, self.gossip.router):
+                await stack.enter_async_context(background_trio_service(part))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(service)
+                task_status.started()
+                await self._stop.wait()
+                shelter.deadline = trio.current_time() + limits.STOP_S
+                nursery.cancel_scope.cancel()
             await self.swarm.hang_up_all()
             await self.host.close()
 

@@ -173,3 +173,18 @@ async def test_topics_can_be_left_and_joined_again() -> None:
         await other.publish("t", b"back")
         await until(lambda: again.got == [b"back"])
         assert inbox.got == []
+
+
+async def test_trap_6_few_copies_of_a_shard_cross_the_wires() -> None:
+    """In a full mesh each receiver needs one copy; sent on at once it would get four."""
+    swarm = [new_network() for _ in range(5)]
+    inboxes = [Inbox(network) for network in swarm]
+    async with started(*swarm):
+        await until(lambda: all(subscribers(network) == 4 for network in swarm))
+        for _ in range(6):
+            await swarm[1].publish("t", os.urandom(64 * 1024))
+            await trio.sleep(0.3)
+        await until(lambda: all(len(i.got) == 6 for i in inboxes if i is not inboxes[1]))
+        await trio.sleep(0.5)
+        sent = sum(network.traffic.gossip_sent_bytes for network in swarm)
+        assert sent < 2.5 * 6 * 4 * 64 * 1024

@@ -5,15 +5,21 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import random
 import signal
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 import trio
+from libp2p.identity.identify.pb.identify_pb2 import Identify
+from libp2p.kad_dht.pb.kademlia_pb2 import Message as Kad
+from libp2p.kad_dht.pb.kademlia_pb2 import Record
+from libp2p.utils import encode_varint_prefixed
 
 from primed.p2p import limits
-from primed.p2p.errors import LocalError, UserError
+from primed.p2p.errors import LocalError, RemoteError, UserError
 
 from .hosts import LOCAL, PROFILE, ask, free_port, new_network, started, until
 
@@ -77,6 +83,39 @@ async def test_garbage_and_silence_instead_of_a_handshake_harm_nobody() -> None:
             assert await ask(other, one.peer, b"alive") == b"alive"
 
 
+_LIBRARY_PROTOCOLS = (
+    "/ipfs/id/push/1.0.0",
+    "/ipfs/id/1.0.0",
+    "/ipfs/ping/1.0.0",
+    "/ipfs/kad/1.0.0",
+    "/meshsub/1.2.0",
+    "/meshsub/1.1.0",
+)
+
+
+@pytest.mark.parametrize("protocol", _LIBRARY_PROTOCOLS)
+async def test_garbage_on_the_library_s_protocols_ends_nothing(protocol: str) -> None:
+    one, other, friend = new_network(), new_network(), new_network()
+    randomness = random.Random(protocol)
+    junk = [
+        Identify(listen_addrs=[b"\xff" * 9, b"", b"\x04\x01"], protocols=["x" * 9]),
+        Kad(type=Kad.FIND_NODE, key=b"\x01", closerPeers=[Kad.Peer(id=b"?", addrs=[b"\xff"])]),
+        Kad(type=Kad.ADD_PROVIDER, key=b"k", providerPeers=[Kad.Peer(id=b"", addrs=[b"\x04"])]),
+        Kad(type=Kad.PUT_VALUE, key=b"k", record=Record(key=b"other", value=b"v" * 99)),
+    ]
+    messages = [encode_varint_prefixed(message.SerializeToString()) for message in junk]
+    messages += [randomness.randbytes(size) for size in (1, 2, 40, 5000)]
+    async with started(one, other, friend):
+        for message in messages:
+            with suppress(RemoteError):
+                stream = await other.open_stream(one.peer, protocol)
+                await stream.write_all(message)
+                await stream.close()
+        await trio.sleep(0.1)
+        assert await ask(friend, one.peer, b"alive") == b"alive"
+        await one.find_providers(b"k", 3)
+
+
 async def test_inbound_connections_are_bounded_per_ip_and_places_are_given_back() -> None:
     """The library keeps a place taken for ever; three rounds would fill two places."""
     one = new_network(profile=limits.Profile(inbound_per_ip=2))
@@ -131,10 +170,21 @@ async def test_exceptions_of_the_body_come_out_as_they_are() -> None:
 
 
 async def test_cancelling_from_outside_takes_everything_down() -> None:
-    with trio.move_on_after(0.5) as scope:
-        async with new_network().running([LOCAL], []):
-            await trio.sleep_forever()
-    assert scope.cancelled_caught
+    async def until_cancelled() -> None:
+        one, other = new_network(), new_network()
+        with trio.CancelScope() as scope:
+            async with started(one, other):
+                scope.cancel()
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+
+    await until_cancelled()
+    files = _open_files()
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    for _ in range(3):
+        await until_cancelled()
+    assert _open_files() <= files
+    assert trio.lowlevel.current_statistics().tasks_living <= tasks
 
 
 async def test_the_library_says_nothing_at_the_default_level(

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primed.p2p import addresses, limits, peerid
@@ -19,6 +19,7 @@ PEERS = [peerid.of_public_key(bytes([i]) * 32) for i in range(8)]
 OWN, A, B, C = PEERS[:4]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.binary(min_size=32, max_size=32))
 def test_peer_ids_survive_their_text(key: bytes) -> None:
     peer = peerid.of_public_key(key)
@@ -27,6 +28,7 @@ def test_peer_ids_survive_their_text(key: bytes) -> None:
     assert peerid.to_text(peer).startswith("12D3KooW")
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.text(max_size=200))
 def test_any_text_is_a_peer_id_or_a_value_error(text: str) -> None:
     try:
@@ -35,6 +37,7 @@ def test_any_text_is_a_peer_id_or_a_value_error(text: str) -> None:
         pass
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.text(max_size=120) | st.from_regex(r"/ip4/[0-9.]{1,20}/tcp/[0-9]{1,6}"))
 def test_any_text_is_an_address_to_dial_or_none(text: str) -> None:
     if found := addresses.dialable(text):
@@ -91,6 +94,7 @@ def test_the_score_table_is_bounded_and_keeps_bans() -> None:
     assert len(scores._entries) <= 64
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.tuples(st.integers(0, 60), st.floats(0, 1e6)), max_size=30))
 def test_a_score_is_never_positive_and_never_nan(penalties: list[tuple[int, float]]) -> None:
     scores, now = Scores(), 0.0
@@ -156,6 +160,7 @@ def test_the_cache_keeps_proven_peers_only() -> None:
     assert again.addresses_of(A) == ["/ip4/1.2.3.4/tcp/5", "/ip4/127.0.0.1/tcp/5"]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(max_size=5),
