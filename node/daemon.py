@@ -28,6 +28,7 @@ from primed.node.views import StatusView
 from primed.p2p import limits
 from primed.p2p.host import Libp2pNetwork
 from primed.p2p.identity import Identity
+from primed.protocols.by_run import RunServers
 
 MEASURE_S = 5.0
 _log = structlog.get_logger("primed.daemon")
@@ -79,6 +80,7 @@ class Daemon:
             identity=identity,
             store=store,
             network=network,
+            servers=RunServers(network),
             supervisor=supervisor,
             metrics=metrics,
         )

@@ -26,6 +26,7 @@ from primed.node.roles.verifier import Verifier
 from primed.node.roles.worker import Worker
 from primed.node.runfile import build_spec, read_run_file, weights_path
 from primed.node.services import Services
+from primed.node.supervisor import Child
 from primed.p2p import peerid
 from primed.p2p.errors import RemoteError, UserError
 from primed.protocols.disk import on_disk
@@ -54,6 +55,7 @@ class Joining:
         self.parts: dict[bytes, Participation] = {}
         self._services = services
         self._nursery = nursery
+        self._children: dict[str, Child] = {}
         self._asked: set[bytes] = set()  # run ids whose RunSpec was asked for
         self.hello = Hello(
             services.network,
@@ -246,14 +248,19 @@ class Joining:
     # ---- starting --------------------------------------------------------------------------
 
     def _start(self, run: Run, roles: tuple[Role, ...]) -> None:
-        part = Participation(self._services, run, roles)
-        self.parts[run.run_id] = part
+        self.parts[run.run_id] = Participation(self._services, run, roles)
         self.hello.announce()
         name = f"run {run.spec.name}"
         keep = self._services.keep_running
-        self._nursery.start_soon(keep, name, lambda: part.serve(self._make_tasks))
+        self._nursery.start_soon(keep, name, lambda: self._take_part(run, roles))
         self._nursery.start_soon(keep, f"{name} in the DHT", lambda: self._provide(run.run_id))
         _log.info("joined", run=run.run_id.hex()[:8], name=run.spec.name, roles=roles)
+
+    async def _take_part(self, run: Run, roles: tuple[Role, ...]) -> None:
+        """After a failure the run's state is built anew from the store."""
+        if self.parts[run.run_id].is_spent:
+            self.parts[run.run_id] = Participation(self._services, run, roles)
+        await self.parts[run.run_id].serve(self._make_tasks)
 
     async def _provide(self, run_id: bytes) -> None:
         while True:
@@ -268,7 +275,10 @@ class Joining:
                 tasks.append(Originator(part) if role == "originator" else Cache(part))
                 continue
             name = f"{kind}-{part.run.run_id.hex()[:8]}"
-            child = self._services.supervisor.start(name, self._configure(part, kind))
+            child = self._children.get(name)
+            if child is None:
+                child = self._services.supervisor.start(name, self._configure(part, kind))
+                self._children[name] = child
             if role == "worker":
                 tasks.append(Worker(part, child))
             elif role == "learner":

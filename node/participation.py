@@ -68,21 +68,22 @@ class Participation:
         self.own = OwnBatches(run, self.me, services.store)
         self.tallies = Tallies()
         self.tasks: list[RoleTask] = []
+        self.is_spent = False  # it was served: serve a new one
         self.unnamed = trio.Lock()  # held while a payload is here that no manifest names yet
         self.verdicts: deque[tuple[Entry, Verdict]] = deque(maxlen=VERDICTS_KEPT)
         self.joined: dict[bytes, tuple[Role, ...]] = {}  # peer -> roles it stated
         self._services = services
         self._heard: dict[bytes, float] = {}  # learner -> when its last manifest came
         self._case_listeners: list[Callable[[Case], None]] = []
-        network, identity = services.network, services.identity
-        sign, rng = identity.sign, random.Random(identity.peer)
+        servers, sign = services.servers, services.identity.sign
+        rng = random.Random(self.me)
         self.events = EventLog(
-            network, services.store.events, run.run_id, self.me, sign, wall_clock_ms, rng
+            servers, services.store.events, run.run_id, self.me, sign, wall_clock_ms, rng
         )
         payloads = PayloadStore(self.folder / "payloads")
-        self.shardcast = Shardcast(network, payloads, run.run_id, self.me, sign, rng)
+        self.shardcast = Shardcast(servers, payloads, run.run_id, self.me, sign, rng)
         self.rollouts = Rollouts(
-            network, run.run_id, self.me, sign, self.folder / "batches", self._why_not_hold
+            servers, run.run_id, self.me, sign, self.folder / "batches", self._why_not_hold
         )
         self.policies = Policies(
             self.lineages, self.shardcast, self.folder / "weights", services.waits
@@ -92,13 +93,14 @@ class Participation:
 
     async def serve(self, make_tasks: Callable[[Participation], list[RoleTask]]) -> None:
         """Take part until cancelled."""
+        self.is_spent = True
         await self.ledger.load()
         self.cases.adopt(self.ledger.state, trio.current_time())
-        self.ledger.on_state(self._adopt)
         await self.events.load()
+        await self.events.replay(self._observe)
         self.events.on_entry(self._observe)
         self.events.on_equivocation(self._void)
-        await self.events.replay(self._observe)
+        self.ledger.on_state(self._adopt)
         self.own.drop_closed(self.cases)
         for learner in self.run.peers("learner"):
             if learner != self.me:

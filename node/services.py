@@ -18,6 +18,7 @@ from primed.node.supervisor import Supervisor
 from primed.node.waits import Waits
 from primed.p2p.host import Libp2pNetwork
 from primed.p2p.identity import Identity
+from primed.protocols.by_run import RunServers
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 _log = structlog.get_logger("primed.services")
@@ -30,6 +31,7 @@ class Services:
     identity: Identity
     store: Store
     network: Libp2pNetwork
+    servers: RunServers
     supervisor: Supervisor
     metrics: Metrics
     waits: Waits = field(default_factory=Waits)

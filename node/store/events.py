@@ -75,8 +75,8 @@ class SqliteEvents:
         return int(row[0]) if row else 0
 
     def add_proof(self, run: bytes, author: bytes, proof: Equivocation) -> None:
-        """The first proof against an author is kept."""
-        sql = "INSERT OR IGNORE INTO equivocations (run, author, proof) VALUES (?,?,?)"
+        """The newest proof is kept: a later one may name an earlier place."""
+        sql = "INSERT OR REPLACE INTO equivocations (run, author, proof) VALUES (?,?,?)"
         self._database.write(sql, run, author, msgspec.msgpack.encode(proof))
 
     def proofs(self, run: bytes) -> list[Equivocation]:

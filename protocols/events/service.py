@@ -13,7 +13,8 @@ from collections.abc import Callable
 import trio
 
 from primed.p2p.errors import RemoteError
-from primed.p2p.network import Acceptance, Network, PeerId
+from primed.p2p.network import Acceptance, PeerId
+from primed.protocols.by_run import RunServers
 from primed.protocols.client import Client
 from primed.protocols.events.journal import Journal, OnEntry, OnEquivocation
 from primed.protocols.events.messages import (
@@ -39,7 +40,7 @@ from primed.protocols.limits import (
     RECOVER_HEAD_S,
 )
 from primed.protocols.rpc import Attachment, Refused
-from primed.protocols.server import Reply, Server
+from primed.protocols.server import Reply
 from primed.protocols.topics import events_topic
 from primed.verify.signing import Signer
 from primed.verify.statements import Body, Entry, Head
@@ -51,7 +52,7 @@ SYNC_QUEUE = 64
 class EventLog:
     def __init__(
         self,
-        network: Network,
+        servers: RunServers,
         store: EventStore,
         run_id: bytes,
         identity_peer: bytes,
@@ -61,7 +62,7 @@ class EventLog:
     ) -> None:
         """wall_clock: unix milliseconds. rng chooses the peers to compare heads with."""
         self.dropped_events = 0  # inbox full; anti-entropy brings them
-        self._network = network
+        self._network = network = servers.network
         self._me = identity_peer
         self._sign = sign
         self._wall_clock = wall_clock
@@ -73,7 +74,7 @@ class EventLog:
         self._sync = Sync(network, self._client, self._journal, wall_clock)
         self._arrived, self._inbox = trio.open_memory_channel[tuple[PeerId, Stored]](INBOX_EVENTS)
         self._to_sync, self._sync_queue = trio.open_memory_channel[PeerId](SYNC_QUEUE)
-        Server(network, PROTOCOL, requests, self._answer)
+        servers.serve(PROTOCOL, requests, run_id, self._answer)
         network.on_peer(self._on_peer)
 
     # ---- for the daemon
@@ -182,8 +183,6 @@ class EventLog:
     # ---- answers
 
     async def _answer(self, peer: PeerId, message: Request, _: Attachment) -> Reply:
-        if message.run != self._chains.run:
-            raise Refused("not_found", "no such run here")
         if isinstance(message, GetHeads):
             if message.summary == self._chains.summary():
                 return Reply(Heads((), ()))

@@ -30,11 +30,19 @@ class BatchHeader(_Message, frozen=True):
 class Offer(_Message, frozen=True, tag="offer"):
     header: BatchHeader
 
+    @property
+    def run(self) -> bytes:
+        return self.header.run
+
 
 class Put(_Message, frozen=True, tag="put"):
     """The batch's bytes are attached."""
 
     header: BatchHeader
+
+    @property
+    def run(self) -> bytes:
+        return self.header.run
 
 
 class Get(_Message, frozen=True, tag="get"):

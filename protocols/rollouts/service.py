@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from primed.p2p.errors import HIGH, MID, RemoteError
-from primed.p2p.network import Network, PeerId
+from primed.p2p.network import PeerId
+from primed.protocols.by_run import RunServers
 from primed.protocols.client import Client
 from primed.protocols.disk import on_disk
 from primed.protocols.limits import ATTACHMENT_MAX_BYTES, BUSY_RETRY_MS, RECEIPT_WAIT_S
@@ -28,7 +29,7 @@ from primed.protocols.rollouts.messages import (
 )
 from primed.protocols.rollouts.store import BatchStore
 from primed.protocols.rpc import Attachment, Refused, read_to_file
-from primed.protocols.server import Reply, Server
+from primed.protocols.server import Reply
 from primed.verify import signing
 from primed.verify.statements import Receipt, stored_message
 
@@ -39,7 +40,7 @@ WhyNotStore = Callable[[bytes, int], str]  # (worker, counter) -> "" or why not
 class Rollouts:
     def __init__(
         self,
-        network: Network,
+        servers: RunServers,
         run_id: bytes,
         identity_peer: bytes,
         sign: signing.Signer,
@@ -47,7 +48,7 @@ class Rollouts:
         why_not_store: WhyNotStore,
     ) -> None:
         """Opens the store in `folder`. why_not_store refuses a worker's batch (`denied`)."""
-        self._network = network
+        self._network = network = servers.network
         self._run_id = run_id
         self._me = identity_peer
         self._sign = sign
@@ -55,10 +56,10 @@ class Rollouts:
         self._store = BatchStore(folder)
         self._uploading: set[PeerId] = set()
         self._client = Client(network, PROTOCOL, responses)
-        Server(
-            network,
+        servers.serve(
             PROTOCOL,
             requests,
+            run_id,
             self._answer,
             attachment_max_bytes=ATTACHMENT_MAX_BYTES,
         )
@@ -140,7 +141,7 @@ class Rollouts:
         return await self._take(peer, message.header, body)
 
     async def _found(self, message: Get) -> Reply:
-        path = self._store.path(message.batch) if message.run == self._run_id else None
+        path = self._store.path(message.batch)
         if path is None:
             raise Refused("not_found", "no such batch here")
         try:
@@ -150,8 +151,6 @@ class Rollouts:
         return Reply(Found(), attach=(path, size_bytes))
 
     def _check(self, peer: PeerId, header: BatchHeader) -> None:
-        if header.run != self._run_id:
-            raise Refused("not_found", "no such run here")
         if header.worker != peer:
             raise RemoteError("batch of another worker", peer=peer, penalty=MID)
         if reason := self._why_not_store(header.worker, header.counter):

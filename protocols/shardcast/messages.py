@@ -36,10 +36,12 @@ class GetHave(_Message, frozen=True, tag="get_have"):
     """The whole payload is named, not only its root: an answerer whose payload of this root has
     another size (somebody's manifest lies) answers that it has nothing."""
 
+    run: Digest
     payload: Payload
 
 
 class GetLeaves(_Message, frozen=True, tag="get_leaves"):
+    run: Digest
     payload: Payload
     indexes: Annotated[tuple[Index, ...], Meta(min_length=1, max_length=LEAVES_PER_REQUEST)]
 

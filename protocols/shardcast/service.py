@@ -14,7 +14,8 @@ from pathlib import Path
 import trio
 
 from primed.p2p.errors import LocalError, RemoteError
-from primed.p2p.network import Acceptance, Network, PeerId
+from primed.p2p.network import Acceptance, PeerId
+from primed.protocols.by_run import RunServers
 from primed.protocols.client import Client
 from primed.protocols.disk import on_disk
 from primed.protocols.framing import decode, encode
@@ -25,7 +26,7 @@ from primed.protocols.limits import (
     SHARD_REQUESTS_PER_S,
 )
 from primed.protocols.rpc import Attachment
-from primed.protocols.server import Reply, Server
+from primed.protocols.server import Reply
 from primed.protocols.shardcast.gossip import EarlyShards, validate_shard
 from primed.protocols.shardcast.messages import (
     GetHave,
@@ -62,7 +63,7 @@ class Shardcast:
 
     def __init__(
         self,
-        network: Network,
+        servers: RunServers,
         store: PayloadStore,
         run_id: bytes,
         identity_peer: bytes,
@@ -71,7 +72,7 @@ class Shardcast:
     ) -> None:
         self.received_gossip_bytes = 0
         self.received_pulled_bytes = 0
-        self._network = network
+        self._network = network = servers.network
         self._store = store
         self._run_id = run_id
         self._me = identity_peer
@@ -81,10 +82,10 @@ class Shardcast:
         self._transfers: dict[Payload, Transfer] = {}
         self._begun, self._queue = trio.open_memory_channel[Transfer](DOWNLOADS_MAX)
         self._client = Client(network, PROTOCOL, responses)
-        Server(
-            network,
+        servers.serve(
             PROTOCOL,
             requests,
+            run_id,
             self._answer,
             burst=SHARD_REQUESTS_BURST,
             per_s=SHARD_REQUESTS_PER_S,
@@ -112,6 +113,7 @@ class Shardcast:
             self._network,
             self._client,
             self._store,
+            self._run_id,
             payload,
             learner,
             self._rng,

@@ -54,6 +54,7 @@ class Transfer:
         network: Network,
         client: Client[Have | Leaves],
         store: PayloadStore,
+        run_id: bytes,
         payload: Payload,
         learner: PeerId,
         rng: random.Random,
@@ -67,6 +68,7 @@ class Transfer:
         self._network = network
         self._client = client
         self._store = store
+        self._run_id = run_id
         self._learner = learner
         self._rng = rng
         self._count_pulled = count_pulled
@@ -149,14 +151,16 @@ class Transfer:
 
     async def _ask_have(self, peer: PeerId) -> HaveIs:
         try:
-            answer = await self._client.request(peer, GetHave(self.payload))
+            answer = await self._client.request(peer, GetHave(self._run_id, self.payload))
         except RemoteError:
             return HaveIs(peer, None)
         return HaveIs(peer, answer.bitmap if isinstance(answer, Have) else None)
 
     async def _ask(self, ask: Ask) -> Answered:
         try:
-            answer = await self._client.request(ask.peer, GetLeaves(self.payload, ask.indexes))
+            answer = await self._client.request(
+                ask.peer, GetLeaves(self._run_id, self.payload, ask.indexes)
+            )
         except RemoteError:
             return Answered(ask.peer, good=False)
         if not isinstance(answer, Leaves):

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from primed.p2p.errors import LocalError
+from primed.protocols.by_run import RunServers
 from primed.protocols.events import EventLog, SignedEvent, event_digest, proven_place
 from primed.protocols.events.messages import Event
 from primed.protocols.framing import encode
@@ -32,7 +33,9 @@ class Node:
         self.void: list[tuple[bytes, int]] = []
         rng = random.Random(network.peer)
         key = network.key
-        self.log = EventLog(network, self.store, RUN, key.peer, key.sign, lambda: NOW_MS, rng)
+        self.log = EventLog(
+            RunServers(network), self.store, RUN, key.peer, key.sign, lambda: NOW_MS, rng
+        )
         self.log.on_entry(self.entries.append)
         self.log.on_equivocation(lambda author, seq, proof: self.void.append((author, seq)))
 

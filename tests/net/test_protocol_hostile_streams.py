@@ -16,6 +16,7 @@ from msgspec import Raw
 from primed.p2p.errors import RemoteError
 from primed.p2p.network import Stream
 from primed.protocols import events, hello, rollouts, shardcast, verdicts
+from primed.protocols.by_run import RunServers
 from primed.protocols.client import Client
 from primed.protocols.framing import encode
 from primed.protocols.hello.messages import ListRuns, RunList, responses
@@ -34,10 +35,13 @@ def serve_everything(node: MemoryNetwork, folder: Path) -> None:
     key, rng = node.key, random.Random(1)
     record = hello.NodeRecord(key.peer, (), (), (), (), "", 1, NOW_MS)
     hello.Hello(node, lambda: record, key.sign, dict, lambda: NOW_MS)
-    events.EventLog(node, MemoryEvents(), RUN, key.peer, key.sign, lambda: NOW_MS, rng)
+    servers = RunServers(node)
+    events.EventLog(servers, MemoryEvents(), RUN, key.peer, key.sign, lambda: NOW_MS, rng)
     store = shardcast.PayloadStore(folder / "payloads")
-    shardcast.Shardcast(node, store, RUN, key.peer, key.sign, rng)
-    rollouts.Rollouts(node, RUN, key.peer, key.sign, folder / "batches", lambda worker, counter: "")
+    shardcast.Shardcast(servers, store, RUN, key.peer, key.sign, rng)
+    rollouts.Rollouts(
+        servers, RUN, key.peer, key.sign, folder / "batches", lambda worker, counter: ""
+    )
     verdicts.Verdicts(node, lambda run, commitment: None)
 
 
@@ -101,9 +105,10 @@ async def test_any_bytes_on_any_topic_are_judged_without_an_error(tmp_path: Path
         fabric = Fabric(nursery)
         node, attacker = fabric.node(1), fabric.node(66)
         key, rng = node.key, random.Random(1)
-        log = events.EventLog(node, MemoryEvents(), RUN, key.peer, key.sign, lambda: NOW_MS, rng)
+        servers, store_of = RunServers(node), MemoryEvents()
+        log = events.EventLog(servers, store_of, RUN, key.peer, key.sign, lambda: NOW_MS, rng)
         store = shardcast.PayloadStore(tmp_path)
-        cast = shardcast.Shardcast(node, store, RUN, key.peer, key.sign, rng)
+        cast = shardcast.Shardcast(servers, store, RUN, key.peer, key.sign, rng)
         cast.follow(attacker.peer)
         nursery.start_soon(log.run)
         await trio.testing.wait_all_tasks_blocked()

@@ -13,6 +13,7 @@ import trio
 from primed.p2p.host import Libp2pNetwork
 from primed.p2p.identity import Identity
 from primed.protocols import events, hello, rollouts, shardcast, verdicts
+from primed.protocols.by_run import RunServers
 from primed.protocols.topics import events_topic, shards_topic
 from primed.verify.digests import content_digest
 from primed.verify.statements import Entry, Verdict
@@ -32,18 +33,19 @@ class Node:
         identity = Identity.generate()
         self.me = identity.peer
         self.network = Libp2pNetwork(identity, profile=PROFILE)
+        self.servers = RunServers(self.network)
         self.entries: list[Entry] = []
         me, sign, rng = identity.peer, identity.sign, random.Random(1)
         record = hello.NodeRecord(me, ("worker",), (), (), (), "cpu", 1, NOW_MS)
         run = example_run(Key(1))
         known = {run.run_id: run.signed}
         self.hello = hello.Hello(self.network, lambda: record, sign, lambda: known, lambda: NOW_MS)
-        self.log = events.EventLog(self.network, MemoryEvents(), RUN, me, sign, lambda: NOW_MS, rng)
+        self.log = events.EventLog(self.servers, MemoryEvents(), RUN, me, sign, lambda: NOW_MS, rng)
         self.log.on_entry(self.entries.append)
         store = shardcast.PayloadStore(folder / "payloads")
-        self.cast = shardcast.Shardcast(self.network, store, RUN, me, sign, rng)
+        self.cast = shardcast.Shardcast(self.servers, store, RUN, me, sign, rng)
         self.rollouts = rollouts.Rollouts(
-            self.network, RUN, me, sign, folder / "batches", lambda worker, counter: ""
+            self.servers, RUN, me, sign, folder / "batches", lambda worker, counter: ""
         )
         evidence = verdicts.Evidence(Verdict(RUN, 0, "reject", "proof", {}), "seen")
         self.verdicts = verdicts.Verdicts(self.network, lambda run, commitment: evidence)

@@ -11,6 +11,7 @@ import trio
 
 from primed.p2p.errors import RemoteError
 from primed.protocols import limits
+from primed.protocols.by_run import RunServers
 from primed.protocols.client import Client
 from primed.protocols.rollouts import PROTOCOL, BatchHeader, Rollouts
 from primed.protocols.rollouts import messages as wire
@@ -38,8 +39,9 @@ class Node:
 
     def opened(self) -> Rollouts:
         key = self.network.key
+        servers = RunServers(self.network)
         return Rollouts(
-            self.network, RUN, key.peer, key.sign, self.folder, lambda worker, counter: self.refuse
+            servers, RUN, key.peer, key.sign, self.folder, lambda worker, counter: self.refuse
         )
 
     async def push(self, holder: Node, path: Path, counter: int = 0) -> Receipt:

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from primed.p2p.errors import LocalError, RemoteError
+from primed.protocols.by_run import RunServers
 from primed.protocols.framing import encode
 from primed.protocols.server import Reply, Server
 from primed.protocols.shardcast import PROTOCOL, PayloadStore, Shardcast, transfer
@@ -32,7 +33,7 @@ class Node:
         self.network = network
         self.store = PayloadStore(folder)
         key, rng = network.key, random.Random(network.peer)
-        self.cast = Shardcast(network, self.store, RUN, key.peer, key.sign, rng)
+        self.cast = Shardcast(RunServers(network), self.store, RUN, key.peer, key.sign, rng)
 
 
 @asynccontextmanager

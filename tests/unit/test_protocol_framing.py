@@ -58,7 +58,7 @@ EXAMPLES = [
     events.SignedEvent(b"x" * 100, bytes(64)),
     events.GetRange(bytes(32), PEER, 5, 6),
     shardcast.Shard(Payload(bytes(32), 9, 1024), bytes(64), 0, b"leaf", (bytes(32),)),
-    shardcast.GetLeaves(Payload(bytes(32), 9, 1024), (0, 1)),
+    shardcast.GetLeaves(bytes(32), Payload(bytes(32), 9, 1024), (0, 1)),
     hello.NodeRecord(PEER, ("worker",), ("/a/1",), ("/ip4/1.2.3.4",), (bytes(32),), "", 1, 2),
     rollouts.Offer(rollouts.BatchHeader(bytes(32), PEER, 1, bytes(32), bytes(32), 5)),
     rpc.RequestHead(1, 0, msgspec.Raw(b"\xc0")),
