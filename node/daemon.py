@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
+import msgspec
 import structlog
 import trio
 
@@ -29,6 +30,7 @@ from primed.p2p import limits
 from primed.p2p.host import Libp2pNetwork
 from primed.p2p.identity import Identity
 from primed.protocols.by_run import RunServers
+from primed.protocols.verdicts import Evidence, Verdicts
 
 MEASURE_S = 5.0
 _log = structlog.get_logger("primed.daemon")
@@ -85,6 +87,7 @@ class Daemon:
             metrics=metrics,
         )
         metrics.watch_traffic(lambda: network.traffic)
+        Verdicts(network, self._evidence)
         self._stop = trio.Event()
 
     async def serve(self, invite: Invite | None, announce: Callable[[StatusView], None]) -> None:
@@ -114,6 +117,11 @@ class Daemon:
                 await self._stop.wait()
                 _log.info("stopping")
                 nursery.cancel_scope.cancel()
+
+    def _evidence(self, run: bytes, commitment: bytes) -> Evidence | None:
+        """What this node's own verdict on a commitment rests on."""
+        kept = self._services.store.evidence.about(run, commitment)
+        return msgspec.msgpack.decode(kept[-1], type=Evidence) if kept else None
 
     async def _measure(self, shown: Shown) -> None:
         """Keep the gauges at what `primed status` would say."""

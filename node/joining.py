@@ -31,6 +31,7 @@ from primed.p2p import peerid
 from primed.p2p.errors import RemoteError, UserError
 from primed.protocols.disk import on_disk
 from primed.protocols.hello import Hello, NodeRecord
+from primed.protocols.limits import RECORD_LIFE_S
 from primed.training import environments
 from primed.training.errors import BadConfig
 from primed.training.messages import ChildKind, Configure
@@ -39,7 +40,6 @@ from primed.verify.runspec import Role, Run, SignedRun, decode_run, sign_run
 FIND_S = 60.0  # to find somebody who has a RunSpec
 RETRY_S = 1.0
 PROVIDE_S = 600.0
-RECORD_S = 3600.0
 RUNS_KNOWN = 64
 CHILD_KINDS: dict[Role, ChildKind] = {
     "worker": "engine",
@@ -79,7 +79,7 @@ class Joining:
             runs=tuple(self.parts)[:RUNS_KNOWN],
             profile="torch",
             sequence=now,
-            expires_unix_ms=now + int(RECORD_S * 1000),
+            expires_unix_ms=now + int(RECORD_LIFE_S * 1000),
         )
 
     def _on_record(self, record: NodeRecord) -> None:

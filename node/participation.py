@@ -37,6 +37,7 @@ from primed.verify.statements import Committed, Entry, Joined, Manifest, Verdict
 from primed.verify.verdicts import Cases
 
 TICK_S = 0.2
+RECOVER_S, ALONE_S = 10.0, 1.0  # to learn the node's own head from peers, if there are any
 TIDY_S = 5.0
 VERDICTS_KEPT = 1000
 VERSIONS_KEPT = 8  # steps of weights kept beyond the staleness bound
@@ -114,7 +115,8 @@ class Participation:
                 ("tidy", self._tidy),
             ):
                 nursery.start_soon(self._services.keep_running, name, service)
-            recovery = await self.events.recover_own_head()
+            is_alone = self._services.network.state()[0] == "alone"
+            recovery = await self.events.recover_own_head(ALONE_S if is_alone else RECOVER_S)
             _log.info("own head", run=self.run.run_id.hex()[:8], recovery=str(recovery))
             if self.joined.get(self.me) != self.roles:
                 await self.events.emit(Joined(roles=self.roles, profile="torch"))

@@ -18,6 +18,7 @@ from primed.node.supervisor import Child, ChildFailed
 from primed.node.views import RoleView
 from primed.p2p.errors import RemoteError
 from primed.protocols.disk import on_disk
+from primed.protocols.limits import EVIDENCE_DETAIL_CHARS
 from primed.protocols.verdicts import Evidence
 from primed.training.messages import Check, Checked
 from primed.verify import draw, signing, vrf
@@ -163,7 +164,7 @@ class Verifier:
             reason=checked.reason[:200],
             measurements=checked.measurements,
         )
-        evidence = msgspec.msgpack.encode(Evidence(verdict, checked.detail[:4000]))
+        evidence = msgspec.msgpack.encode(Evidence(verdict, checked.detail[:EVIDENCE_DETAIL_CHARS]))
         name = digest("evidence", evidence)
         await on_disk(part.store.evidence.put, part.run.run_id, name, case.commitment, evidence)
         await part.events.emit(verdict)
