@@ -55,7 +55,10 @@ class RoleTask(Protocol):
 
 
 class Participation:
-    def __init__(self, services: Services, run: Run, roles: tuple[Role, ...]) -> None:
+    def __init__(
+        self, services: Services, run: Run, roles: tuple[Role, ...], *, is_new: bool = False
+    ) -> None:
+        """is_new: this daemon has just published the run, so no peer can know its chain better."""
         self.run = run
         self.roles = roles
         self.me = services.identity.peer
@@ -74,6 +77,7 @@ class Participation:
         self.verdicts: deque[tuple[Entry, Verdict]] = deque(maxlen=VERDICTS_KEPT)
         self.joined: dict[bytes, tuple[Role, ...]] = {}  # peer -> roles it stated
         self._services = services
+        self._is_new = is_new
         self._heard: dict[bytes, float] = {}  # learner -> when its last manifest came
         self._case_listeners: list[Callable[[Case], None]] = []
         servers, sign = services.servers, services.identity.sign
@@ -286,7 +290,8 @@ class Participation:
         settled_s = parameters.claim_s + 2 * parameters.verdict_s
         for case in self.cases.all():
             is_over = case.used_by or case.state in ("stale", "unavailable", "inconclusive")
-            if is_over and trio.current_time() > case.seen + settled_s:
+            is_kept = self.rollouts.path(case.body.batch) is not None
+            if is_kept and is_over and trio.current_time() > case.seen + settled_s:
                 await self.rollouts.forget(case.body.batch)
 
     def retained(self) -> list[Manifest]:

@@ -97,9 +97,11 @@ class Policies:
         raise PolicyUnavailable(f"the {name} did not arrive in {PAYLOAD_S:.0f} s")
 
     async def prune(self, keep: set[bytes]) -> None:
-        """Delete the files of versions that nobody needs any more."""
-        gone = self._here - {version.hex() for version in keep}
-        self._here -= gone
-        for stem in gone:
-            path = self._folder / f"{stem}.safetensors"
-            await on_disk(path.unlink, missing_ok=True)
+        """Delete the files of versions that nobody needs any more; not while one is being made
+        from another."""
+        async with self._turn:
+            gone = self._here - {version.hex() for version in keep}
+            self._here -= gone
+            for stem in gone:
+                path = self._folder / f"{stem}.safetensors"
+                await on_disk(path.unlink, missing_ok=True)
