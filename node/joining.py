@@ -57,6 +57,7 @@ class Joining:
         self._nursery = nursery
         self._children: dict[str, Child] = {}
         self._asked: set[bytes] = set()  # run ids whose RunSpec was asked for
+        self._published: set[bytes] = set()  # by this daemon, since it was started
         self.hello = Hello(
             services.network,
             self._record,
@@ -248,7 +249,8 @@ class Joining:
     # ---- starting --------------------------------------------------------------------------
 
     def _start(self, run: Run, roles: tuple[Role, ...]) -> None:
-        self.parts[run.run_id] = Participation(self._services, run, roles)
+        is_new = run.run_id in self._published
+        self.parts[run.run_id] = Participation(self._services, run, roles, is_new=is_new)
         self.hello.announce()
         name = f"run {run.spec.name}"
         keep = self._services.keep_running
@@ -314,5 +316,6 @@ class Joining:
         folder = self._services.paths.run(run.run_id)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         await on_disk(shutil.copyfile, weights_path(path, file), folder / "base.safetensors")
+        self._published.add(run.run_id)
         await self._remember(run)
         return await self._join(run.run_id, (), ())

@@ -119,14 +119,18 @@ class Participation:
                 ("tidy", self._tidy),
             ):
                 nursery.start_soon(self._services.keep_running, name, service)
-            is_alone = self._services.network.state()[0] == "alone"
-            recovery = await self.events.recover_own_head(ALONE_S if is_alone else RECOVER_S)
-            _log.info("own head", run=self.run.run_id.hex()[:8], recovery=str(recovery))
+            if not self._is_new:
+                await self._recover_own_head()
             if self.joined.get(self.me) != self.roles:
                 await self.events.emit(Joined(roles=self.roles, profile="torch"))
             self.tasks = make_tasks(self)
             for task in self.tasks:
                 nursery.start_soon(self._services.keep_running, task.name, task.run)
+
+    async def _recover_own_head(self) -> None:
+        is_alone = self._services.network.state()[0] == "alone"
+        recovery = await self.events.recover_own_head(ALONE_S if is_alone else RECOVER_S)
+        _log.info("own head", run=self.run.run_id.hex()[:8], recovery=str(recovery))
 
     async def _tick(self) -> None:
         """Let local deadlines pass."""

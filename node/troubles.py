@@ -54,3 +54,13 @@ def _missing_peers(part: Participation) -> Iterator[ProblemView]:
             what = f"{role} {peerid.short(peer)} of run {part.run.spec.name} is not connected"
             fix = f"nothing to do here: {_CONSEQUENCES[role]}"
             yield ProblemView(name=f"{role}-away", what=what, fix=fix)
+    yield from _missing_relays(part)
+
+
+def _missing_relays(part: Participation) -> Iterator[ProblemView]:
+    """One relay that answers is enough: newcomers find the swarm by any of them."""
+    relays = [peer for peer, roles in part.joined.items() if "relay" in roles]
+    if relays and not any(peer == part.me or part.is_connected(peer) for peer in relays):
+        what = f"no relay of run {part.run.spec.name} is connected"
+        fix = "nothing to do here: work goes on; newcomers need another address until one is back"
+        yield ProblemView(name="relay-away", what=what, fix=fix)

@@ -32,7 +32,7 @@ RIGHT_SHARE = 0.2
 _EVALUATED = 512
 
 
-def make(seed: int, steps: int = STEPS) -> LlamaForCausalLM:
+def make(seed: int, steps: int = STEPS, right_share: float = RIGHT_SHARE) -> LlamaForCausalLM:
     """Train the base policy. Equal seeds give equal weights on one machine with one thread."""
     draw = random.Random(seed)
     environment, tokenizer = SortDigits(), load(demo.TOKENIZER)
@@ -40,7 +40,7 @@ def make(seed: int, steps: int = STEPS) -> LlamaForCausalLM:
     optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.99), weight_decay=0.0)
     for _ in range(steps):
         indices = [draw.randrange(environment.size) for _ in range(EXAMPLES)]
-        loss = _loss_of(model, _examples(environment, tokenizer, indices, draw))
+        loss = _loss_of(model, _examples(environment, tokenizer, indices, draw, right_share))
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -50,20 +50,26 @@ def make(seed: int, steps: int = STEPS) -> LlamaForCausalLM:
 
 
 def _examples(
-    environment: SortDigits, tokenizer: Tokenizer, indices: Sequence[int], draw: random.Random
+    environment: SortDigits,
+    tokenizer: Tokenizer,
+    indices: Sequence[int],
+    draw: random.Random,
+    right_share: float,
 ) -> Tensor:
     rows = [
         environment.prompt(index)
-        + tokenizer.encode(_shown_answer(environment, index, draw))
+        + tokenizer.encode(_shown_answer(environment, index, draw, right_share))
         + [tokenizer.eos]
         for index in indices
     ]
     return torch.tensor(rows)  # [B, 1 + DIGITS + 1 + DIGITS + 1]
 
 
-def _shown_answer(environment: SortDigits, index: int, draw: random.Random) -> str:
+def _shown_answer(
+    environment: SortDigits, index: int, draw: random.Random, right_share: float
+) -> str:
     right = environment.answer(index)
-    if draw.random() <= RIGHT_SHARE:
+    if draw.random() <= right_share:
         return right
     digits = environment.question(index)[:-1]
     noise = "".join(draw.choice("0123456789") for _ in range(DIGITS))

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +38,8 @@ class LocalNode:
         self.peer = identity.create(self.paths.identity).peer
         self.client = Client(self.paths)
         self.process: subprocess.Popen[bytes] | None = None
+        self._listen = LISTEN
+        self._again: Callable[[], None] | None = None
 
     @property
     def text(self) -> str:
@@ -48,11 +50,11 @@ class LocalNode:
         bootstrap: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
-        listen: str = LISTEN,
     ) -> None:
         """`primed start` in the background; its output goes to logs/console.log."""
+        self._again = lambda: self.start(bootstrap, environ, options)
         command = [sys.executable, "-m", "primed.node", "start"]
-        command += ["--data-dir", str(self.paths.root), "--listen", listen]
+        command += ["--data-dir", str(self.paths.root), "--listen", self._listen]
         for address in bootstrap:
             command += ["--bootstrap", address]
         if self.roles:
@@ -74,9 +76,12 @@ class LocalNode:
             if not self.is_running():
                 break
             try:
-                return self.status()
+                status = self.status()
             except UserError:
                 time.sleep(0.1)
+                continue
+            self._listen = status.network.listen[0].partition("/p2p/")[0]
+            return status
         tail = (self.paths.logs / "console.log").read_text(errors="replace")[-2000:]
         raise UserError(f"daemon {self.name} did not come up:\n{tail}", "see its logs folder")
 
@@ -103,6 +108,12 @@ class LocalNode:
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+
+    def restart(self) -> StatusView:
+        """Start it again as it was started, on the same port, and wait until it answers."""
+        assert self._again is not None and not self.is_running()
+        self._again()
+        return self.wait_up()
 
     def stop(self) -> int | None:
         """Orderly, then by force. The exit status; None if it was not running."""
