@@ -72,7 +72,9 @@ class LedgerKeeper:
             return
         self._entries.append(entry)
         body = entry.body
-        if isinstance(body, Cut) and entry.author == self._run.spec.originator:
+        if not isinstance(body, Cut) or entry.author != self._run.spec.originator:
+            return
+        if body.number > self.state.number:  # after a restart the applied one comes again
             self._cuts.setdefault(body.number, entry)
 
     async def run(self) -> None:
