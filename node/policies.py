@@ -93,7 +93,7 @@ class Policies:
                 try:
                     return await self._shardcast.wait(payload)
                 except RemoteError as error:
-                    raise PolicyUnavailable(f"the {name} was refused: {error.reason}") from error
+                    raise PolicyUnavailable(f"the {name} cannot be had: {error.reason}") from error
         raise PolicyUnavailable(f"the {name} did not arrive in {PAYLOAD_S:.0f} s")
 
     async def prune(self, keep: set[bytes]) -> None:

@@ -6,14 +6,17 @@ each version's delta, and the snapshots, so that they outlive the learner's conn
 
 from __future__ import annotations
 
+import structlog
 import trio
 
 from primed.node.participation import Participation
 from primed.node.views import RoleView
+from primed.p2p.errors import RemoteError
 from primed.verify.runspec import Role
 from primed.verify.statements import Payload
 
 PAYLOAD_S = 600.0
+_log = structlog.get_logger("primed.cache")
 
 
 class Cache:
@@ -51,5 +54,8 @@ class Cache:
         name = f"payload {payload.root.hex()[:8]}"
         with self._part.waits.named(name, f"{payload.size_bytes} bytes from peers", PAYLOAD_S):
             with trio.move_on_after(PAYLOAD_S):
-                await self._part.shardcast.wait(payload)
+                try:
+                    await self._part.shardcast.wait(payload)
+                except RemoteError as error:  # refused, or dropped since newer ones came
+                    _log.info("payload not kept", payload=name, reason=error.reason)
         self._held.add(payload.root)

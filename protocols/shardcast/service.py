@@ -177,10 +177,11 @@ class Shardcast:
         await on_disk(self._store.delete, payload)
 
     async def retain(self, roots: Collection[bytes]) -> None:
-        """Forget every payload but those with these roots and those still expected."""
-        for payload in self._store.payloads():
-            if payload.root not in roots and payload not in self._transfers:
-                await on_disk(self._store.delete, payload)
+        """Forget every payload but those with these roots, those still expected included: what
+        others drop by the same rule would be waited for in vain."""
+        for payload in {*self._transfers, *self._store.payloads()}:  # as of now: later ones stay
+            if payload.root not in roots:
+                await self.forget(payload)
 
     async def run(self) -> None:
         """Carries out the transfers until cancelled. Started again it goes on where it was."""

@@ -213,3 +213,15 @@ async def test_retain_deletes_what_is_not_named(tmp_path: Path) -> None:
         new = await a.cast.add(a_file(tmp_path, 200 * KIB))
         await a.cast.retain({new.root})
         assert a.store.path(old) is None and a.store.path(new) is not None
+
+
+async def test_retain_ends_the_wait_for_what_is_not_named(tmp_path: Path) -> None:
+    async with fabric_of(tmp_path, 1) as (_, (a,)):
+        wanted, outdated = (Payload(bytes([n]) * 32, KIB * KIB, 64 * KIB) for n in (1, 2))
+        for payload in (wanted, outdated):
+            a.cast.expect(payload, bytes(38))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(expect_drop, a, outdated)
+            await trio.testing.wait_all_tasks_blocked()
+            await a.cast.retain({wanted.root})
+        assert a.cast.progress(wanted).reason != "not expected"
