@@ -180,7 +180,7 @@ class RunsView(_View, frozen=True):
 
 
 class BatchView(_View, frozen=True):
-    """One batch of this node's own, in the words of docs/rewards.md."""
+    """One batch of this node's own, in the words of docs/contributor.md."""
 
     run: str
     counter: int

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-# Penalty points for a peer (protocols, "Limits"): of 100, half-life 10 minutes.
+# Penalty points for a peer (docs/protocol.md, "Penalties"): of 100, half-life 10 minutes.
 LOW, MID, HIGH, FATAL = 1, 5, 10, 50
 
 

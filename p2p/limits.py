@@ -1,4 +1,4 @@
-"""Every bound of the network in one place (protocols, "Limits").
+"""Every bound of the network in one place (docs/protocol.md, "Limits").
 
 Times are seconds, sizes bytes. A `Profile` holds what differs between a home computer and a
 server; swarms on one machine need `Profile.on_one_machine()`, since there all peers share an IP.

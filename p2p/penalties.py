@@ -1,8 +1,8 @@
 """Scores of peers: points go down by penalties and recover with a half-life. Pure: time comes in.
 
-At -20 a peer is disconnected, at -50 banned for 12 hours (protocols, "Limits"). Scores outlive
-connections. The table is bounded: the least interesting scores are forgotten first, never a ban
-before a mere score.
+At -20 a peer is disconnected, at -50 banned for 12 hours (docs/protocol.md, "Penalties"). Scores
+outlive connections. The table is bounded: the least interesting scores are forgotten first, never a
+ban before a mere score.
 """
 
 from __future__ import annotations

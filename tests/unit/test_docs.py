@@ -139,3 +139,14 @@ def test_tests_that_the_security_page_names_exist() -> None:
     for where, name in named:
         file = where or file
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), (file, name)
+
+
+def test_pages_and_sections_that_docstrings_cite_exist() -> None:
+    sections = set(re.findall(r"^## (\d+)\.", text_of("algorithms.md"), re.MULTILINE))
+    for path, source in code():
+        for page in re.findall(r"\bdocs/([\w/-]+\.md)", source):
+            assert (DOCS / page).exists(), (path, page)
+        for number in re.findall(r"docs/decisions/(\d{4})", source):
+            assert list(DOCS.glob(f"decisions/{number}-*.md")), (path, number)
+        for number in re.findall(r"algorithms\.md\s+section\s+(\d+)", source):
+            assert number in sections, (path, number)

@@ -1,4 +1,4 @@
-"""The ledger's rules, one by one: settlement, pay, vesting, fraud, admission (system.md's words)."""
+"""The ledger's rules, one by one: settlement, pay, vesting, fraud, admission."""
 
 from __future__ import annotations
 

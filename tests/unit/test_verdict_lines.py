@@ -1,4 +1,4 @@
-"""What `primed rewards` says of a batch over its life, in the words of system.md."""
+"""What `primed rewards` says of a batch over its life, in the words of docs/contributor.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two different events under one (author, sequence): proof of misbehaviour (protocols.md).
+"""Two different events under one (author, sequence): proof of misbehaviour.
 
 The fork voids the author's events from there on: whoever proposes a cut never moves the author's
 head past it, and a fold that is given both branches counts neither.
