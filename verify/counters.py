@@ -1,7 +1,8 @@
 """Which of each worker's counters are accounted for, as this node has heard.
 
-Counters are contiguous from 0 and never reused (algorithms.md section 1): of two events for one counter the lower sequence
-number in the author's chain has it. Bounded: at most `ahead` counters beyond a gap are remembered.
+Counters are contiguous from 0 and never reused (algorithms.md section 1): of two events for one
+counter the lower sequence number in the author's chain has it. Bounded: at most `ahead` counters
+beyond a gap are remembered.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Download: which leaf to ask from whom, next. Pure: time and randomness are passed in, no I/O.
 
 `step(event, now)` takes in what happened and returns what to do. The owner carries the effects out,
-reports back, and calls with Tick at least every quarter of a second. Rules (algorithms.md section
-6): wait for pushed leaves, pull after PUSH_PATIENCE_S without progress; at most SOURCES_MAX sources,
-LEAVES_PER_REQUEST leaves in flight to each; rarest leaf first, ties at random; when every missing
-leaf is asked for, idle sources duplicate the oldest requests. A source that gave a bad leaf is
+reports back, and calls with Tick at least every quarter of a second. Rules, after algorithms.md
+section 6: wait for pushed leaves, pull after PUSH_PATIENCE_S without progress; at most SOURCES_MAX
+sources, LEAVES_PER_REQUEST leaves in flight to each; rarest leaf first, ties at random; when every
+missing leaf is asked for, idle sources duplicate the oldest requests. A source that gave a bad leaf is
 never asked again; one that failed rests. Whatever peers do, the state stays bounded.
 """
 

@@ -101,6 +101,24 @@ def test_every_digest_context_and_signing_domain_is_in_the_protocol_page() -> No
             assert f"`rendezvous-{what}`" in page, (path, what)
 
 
+def problem_names() -> Iterator[str]:
+    """As written where problems are raised; `{...}` stands for any text."""
+    for path in (ROOT / "node").rglob("*.py"):
+        source = path.read_text()
+        yield from re.findall(r"ProblemView\(name=f?\"([^\"]+)\"", source)
+        yield from re.findall(r"\braise_\(\s*f?\"([^\"]+)\"", source)
+
+
+def test_every_problem_is_in_the_contributors_table() -> None:
+    section = text_of("contributor.md").split("## Problems")[1].split("\n## ")[0]
+    told = re.findall(r"`([\w<>-]+)`", section)
+    names = set(problem_names())
+    assert {"no-peers", "join", "{role}-away"} <= names
+    for name in names:
+        pattern = re.sub(r"\\\{.*?\\\}", r"[\\w<>-]+", re.escape(name))
+        assert any(re.fullmatch(pattern, each) for each in told), name
+
+
 def exported_metrics() -> set[str]:
     metrics = Metrics()
     metrics.watch_traffic(Traffic)
