@@ -21,12 +21,12 @@ def test_json_lines_go_to_both_places(tmp_path: Path) -> None:
         log = structlog.get_logger("primed.test")
         log.debug("unseen")
         log.info("seen", step=3)
-        logging.getLogger("libp2p.host").info("unseen")
-        logging.getLogger("libp2p.host").warning("peer %s", "left")
+        logging.getLogger("library.host").info("unseen")
+        logging.getLogger("library.host").warning("peer %s", "left")
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["event"] for line in lines] == ["seen", "peer left"]
     assert (lines[0]["step"], lines[0]["level"], lines[0]["logger"]) == (3, "info", "primed.test")
-    assert lines[1]["logger"] == "libp2p.host"
+    assert lines[1]["logger"] == "library.host"
     kept = [json.loads(line)["event"] for line in path.read_text().splitlines()]
     assert kept == ["seen", "peer left"]
 
@@ -78,7 +78,7 @@ def test_a_chatty_library_does_not_fill_the_log(tmp_path: Path) -> None:
     path = tmp_path / "daemon.log"
     with logging_to(path, level="info", style="json", stream=io.StringIO()):
         for number in range(500):
-            logging.getLogger("libp2p").warning("lost %s", number)
+            logging.getLogger("library").warning("lost %s", number)
             structlog.get_logger("primed.x").info("tick", number=number)
     assert len(path.read_text().splitlines()) == 2 * LINES_PER_MINUTE
 
