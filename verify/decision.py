@@ -3,7 +3,8 @@
 Shared by the live view (verify.verdicts) and the ledger's fold, so that both give one answer.
 One round of draw: a claim is valid when its VRF proof draws a verifier whom the cut named by the
 commitment admits. Rejects are final only when they hold more than half of *all* admitted weight,
-so a minority of verifiers can hold a batch up but can burn nobody. Pure.
+and accepts that do outvote them: a minority of verifiers can burn nobody and, where all are drawn,
+block nobody. Pure.
 """
 
 from __future__ import annotations
@@ -119,7 +120,12 @@ def judge(terms: Terms, claims: Collection[bytes], verdicts: Mapping[bytes, Opin
             against[opinion.reason] = against.get(opinion.reason, 0) + weight
             rewards += opinion.reason == "reward"
     accepts = sum(opinion.outcome == "accept" for opinion in opinions.values())
-    if against:
+    in_favour = sum(
+        terms.verifiers.get(peer, 0)
+        for peer, given in opinions.items()
+        if given.outcome == "accept"
+    )
+    if against and 2 * in_favour <= terms.total_weight:
         reason = min(against, key=lambda reason: (-against[reason], reason))
         proven = FRAUD if rewards >= 2 else FRAUD - {"reward"}  # one scorer may have crashed
         fraud = sum(weight for reason, weight in against.items() if reason in proven)

@@ -11,7 +11,7 @@ from typing import Literal
 from msgspec import Struct
 
 from primed.verify.cases import Case
-from primed.verify.ledger.state import Batch, Settled, State, Worker, worker_of
+from primed.verify.ledger.state import Batch, Settled, State, is_finished, worker_of
 from primed.verify.runspec import Parameters, Run
 
 Word = Literal[
@@ -94,7 +94,9 @@ def _ledger_line(run: Run, state: State, batch: Batch, case: Case | None) -> Bat
         waits = f"Waits for verdicts and for cut {state.number + 1}."
     elif batch.state == "payable":
         worker = worker_of(run, state, batch.worker)
-        waits = _vesting(run.spec.parameters, state.number, worker, batch)
+        finished = is_finished(run, state.weights("learner"), state.newest, state.versions)
+        further = None if finished else worker.next_counter - 1 - batch.counter
+        waits = _vesting(run.spec.parameters, state.number, further, batch)
     elif batch.state != "vested":
         micro = 0  # never earned, or burned
     return BatchLine(
@@ -108,10 +110,10 @@ def _ledger_line(run: Run, state: State, batch: Batch, case: Case | None) -> Bat
     )
 
 
-def _vesting(parameters: Parameters, number: int, worker: Worker, batch: Batch) -> str:
-    further = worker.next_counter - 1 - batch.counter
+def _vesting(parameters: Parameters, number: int, further: int | None, batch: Batch) -> str:
+    """further: batches of its worker after this one; None in a finished run, which needs none."""
     parts = []
-    if further < parameters.vest_batches:
+    if further is not None and further < parameters.vest_batches:
         parts.append(f"{parameters.vest_batches - further} further batches of its worker")
     cuts = parameters.vest_epochs - (number - batch.decided)
     if cuts > 0:

@@ -61,6 +61,7 @@ def run_of(
     prices: Prices | None = None,
     weights: Sequence[int] = (),
     admission: Literal["open", "listed"] = "open",
+    steps: int = 0,
     **fields: object,
 ) -> Run:
     """A run of originator o, learner l, verifiers v0.. with equal or given weights; open workers."""
@@ -93,7 +94,7 @@ def run_of(
                 logprob_error=band,
             )
         ),
-        training=Training(),
+        training=Training(max_steps=steps),
         parameters=Parameters(**{**defaults, **fields}),  # type: ignore[arg-type]
         admission=Admission(worker=admission, listed=tuple(listed)),
         prices=prices or Prices(budget=1_000_000, token=1, verdict=10, version=100),

@@ -423,3 +423,12 @@ def test_closed_batches_leave_the_state() -> None:
         sizes.append(len(encode_state(state)))
     assert len(state.batches) < 15
     assert max(sizes[15:]) < 1.1 * sizes[15]
+
+
+def test_most_weight_in_favour_outvotes_a_lone_reject() -> None:
+    run = run_of(verifiers=3)
+    swarm, state = Swarm(run), genesis(run)
+    batch = swarm.commit("w", 0)
+    swarm.check(batch, "ok", "ok", "sampling")
+    state = folded(run, folded(run, state, swarm), swarm)
+    assert batch_state(state, batch)[0] == "payable"

@@ -171,3 +171,32 @@ def test_more_authors_than_a_cut_holds_take_turns() -> None:
     assert isinstance(first[0], Cut)
     decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(first[0]), type=Cut)
     assert decoded == first[0]
+
+
+def test_cuts_go_on_until_a_finished_run_has_settled_everything() -> None:
+    """The last batches have no further batches to wait for, and nothing new is said any more."""
+    run = run_of(vest_batches=50, steps=1)
+    swarm, state = Swarm(run), genesis(run)
+    last = swarm.commit("w", 0)
+    swarm.check(last, "ok", "ok")
+    swarm.publish(1, last)
+    for _ in range(10):
+        if propose_cut(run, state, swarm.entries) is None:
+            break
+        cut, folded = proposed(run, state, swarm)
+        state = check_cut(run, state, cut, swarm.entries)
+    assert propose_cut(run, state, swarm.entries) is None
+    assert balances(state)[key("w").peer].pending_micro == 0
+    assert balances(state)[key("w").peer].final_micro == 100
+    assert balances(state)[key("l").peer].final_micro == 100
+
+
+def test_an_idle_run_that_is_not_finished_makes_no_cuts_for_ever() -> None:
+    run = run_of(vest_batches=50)
+    swarm, state = Swarm(run), genesis(run)
+    swarm.check(swarm.commit("w", 0), "ok", "ok")
+    cuts = 0
+    while propose_cut(run, state, swarm.entries) is not None and cuts < 20:
+        cut, _ = proposed(run, state, swarm)
+        state, cuts = check_cut(run, state, cut, swarm.entries), cuts + 1
+    assert cuts <= 4

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from primed.verify.digests import digest
 from primed.verify.ledger.equivocation import without_forks
 from primed.verify.ledger.fold import contiguous, fold
-from primed.verify.ledger.state import State
+from primed.verify.ledger.state import Batch, State, is_finished
 from primed.verify.runspec import Run
 from primed.verify.statements import Cut, Entry, Head
 
@@ -37,13 +37,15 @@ class MissingEvents(Exception):
 def propose_cut(
     run: Run, state: State, entries: Iterable[Entry], forks: dict[bytes, int] | None = None
 ) -> tuple[Cut, State] | None:
-    """The next cut over all contiguous entries, and the state it gives; None if nothing is new.
+    """The next cut over all contiguous entries, and the state it gives; None if nothing is new
+    and nothing open waits for cuts alone.
 
     entries: events after the state's heads, any order, older ones are skipped. forks: author ->
     first forked sequence number, from earlier evidence; forks among `entries` are found here.
     """
     chains = contiguous(state, without_forks(entries, forks))
-    if all(isinstance(entry.body, Cut) for chain in chains.values() for entry in chain):
+    is_news = any(not isinstance(e.body, Cut) for chain in chains.values() for e in chain)
+    if not is_news and not _waits_for_cuts(run, state):
         return None
     # More authors than fit take turns: the order is another one after each cut.
     turns = sorted(chains, key=lambda author: digest("turn", state.root, author))[:HEADS_MAX]
@@ -51,6 +53,20 @@ def propose_cut(
     folded = fold(run, state, included, state.number + 1)
     heads = tuple(folded.heads[author] for author in sorted(turns))
     return Cut(folded.number, state.root, heads, folded.root), folded
+
+
+def _waits_for_cuts(run: Run, state: State) -> bool:
+    """Whether further cuts alone settle something: an open batch, unvested pay."""
+    finished = is_finished(run, state.weights("learner"), state.newest, state.versions)
+
+    def vests_with_time(batch: Batch) -> bool:
+        further = state.workers[batch.worker].next_counter - 1 - batch.counter
+        return finished or further >= run.spec.parameters.vest_batches
+
+    return bool(state.lots) or any(
+        batch.state == "committed" or (batch.state == "payable" and vests_with_time(batch))
+        for batch in state.batches.values()
+    )
 
 
 def check_cut(run: Run, state: State, cut: Entry, entries: Iterable[Entry]) -> State:

@@ -12,7 +12,7 @@ import msgspec
 
 from primed.verify.decision import Ruling, exceeds_fraud_limit, judge, refused_state
 from primed.verify.ledger.book import Book
-from primed.verify.ledger.state import OPEN, Batch, Lot
+from primed.verify.ledger.state import OPEN, Batch, Lot, is_finished
 
 SKIPS_TOLERATED = 20  # one skipped counter in twenty
 
@@ -184,11 +184,14 @@ def _finished_versions(book: Book) -> Iterable[bytes]:
 
 
 def _vest(book: Book) -> None:
-    """Pending credits become final after enough further batches *and* enough cuts."""
+    """Pending credits become final after enough further batches *and* enough cuts. A finished run
+    has no further batches: there the cuts are enough."""
     waits = book.parameters.vest_epochs
+    finished = is_finished(book.run, book.members["learner"], book.newest, book.versions)
     for commitment, batch in list(book.batches.items()):
         further = book.worker(batch.worker).next_counter - 1 - batch.counter
-        is_due = book.number - batch.decided >= waits and further >= book.parameters.vest_batches
+        is_proven = further >= book.parameters.vest_batches or finished
+        is_due = book.number - batch.decided >= waits and is_proven
         if batch.state == "payable" and is_due:
             book.credit(batch.worker, pending=-batch.credits_micro, final=batch.credits_micro)
             book.close(commitment, "vested", "")

@@ -9,6 +9,7 @@ Kept per open or unvested batch: about 0.4 kB; per closed batch, once: a Settled
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -207,6 +208,18 @@ def worker_of(run: Run, state: State, peer: bytes) -> Worker:
 def is_worker(run: Run, members: dict[str, dict[bytes, int]], peer: bytes) -> bool:
     """Whether the peer's commitments count; an open worker needs no admission."""
     return run.spec.admission.worker == "open" or peer in members.get("worker", {})
+
+
+def is_finished(
+    run: Run,
+    learners: Iterable[bytes],
+    newest: Mapping[bytes, bytes],
+    versions: Mapping[bytes, Version],
+) -> bool:
+    """Whether every lineage has made the run's last step."""
+    last = run.spec.training.max_steps
+    tips = [newest.get(learner) for learner in learners]
+    return bool(last) and all(tip is not None and versions[tip].step >= last for tip in tips)
 
 
 def leaves_of(state: State) -> list[bytes]:
