@@ -97,8 +97,10 @@ class Policies:
         raise PolicyUnavailable(f"the {name} did not arrive in {PAYLOAD_S:.0f} s")
 
     async def prune(self, keep: set[bytes]) -> None:
-        """Delete the files of versions that nobody needs any more; not while one is being made
-        from another."""
+        """Delete the files of versions that nobody needs any more. Not while one is being made
+        from another: then at the next call."""
+        if self._turn.locked():
+            return
         async with self._turn:
             gone = self._here - {version.hex() for version in keep}
             self._here -= gone
