@@ -1,0 +1,44 @@
+"""kill -9 of child processes: the supervisor starts them again, says why, and the run goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from primed.node.views import ChildView
+
+from .books import assert_all_is_counted_once
+from .commands import primed_json
+from .running import RunningSwarm
+
+OWNERS = {"worker-1": "engine", "learner": "learner", "verifier": "verifier"}
+
+
+def child_of(running: RunningSwarm, name: str) -> ChildView:
+    (child,) = running[name].status().children
+    return child
+
+
+def test_killed_children_are_restarted_with_their_reason_and_versions_go_on(
+    running: RunningSwarm,
+) -> None:
+    before = {name: child_of(running, name) for name in OWNERS}
+    for child in before.values():
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+    for name, kind in OWNERS.items():
+        problem = running.until(
+            lambda: running.problems(name).get(f"child-{kind}"),  # noqa: B023
+            f"the problem of the killed {kind}",
+            10,
+        )
+        assert f"the {kind} process was killed (signal 9)" in problem
+    for name, was in before.items():
+        running.until(lambda: child_of(running, name).state in ("ready", "busy"), f"{name}'s child")  # noqa: B023
+        child = child_of(running, name)
+        assert child.restarts == was.restarts + 1 and child.pid != was.pid
+        (shown,) = primed_json(running[name], "status")["children"]
+        assert "was killed (signal 9)" in shown["reason"]
+        assert f"child-{child.kind}" not in running.problems(name)
+    running.goes_on(*OWNERS)
+    assert_all_is_counted_once(running)
