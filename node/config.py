@@ -43,7 +43,10 @@ class Config:
     listen: tuple[str, ...] = _setting(DEFAULT_LISTEN, "addresses to listen on")
     bootstrap: tuple[str, ...] = _setting((), "peers to find the swarm by, or invites' addresses")
     roles: tuple[Role | Literal["auto"], ...] = _setting(
-        ("auto",), "roles to hold; auto: those that fit this machine"
+        ("auto",), "roles to hold; auto: those that a run lists this key for, else worker"
+    )
+    announce: tuple[str, ...] = _setting(
+        (), "addresses to tell others instead of those listened on, behind a forwarded port"
     )
     profile: Literal["home", "server", "lowpower"] = _setting(
         "home", "connection limits: home 50, server 400, lowpower 20"
@@ -151,7 +154,7 @@ def _converted(name: str, value: Any, origin: str) -> Any:
 
 
 def _check(name: str, value: Any) -> None:
-    if name == "listen":
+    if name in ("listen", "announce"):
         for address in value:
             check_listen(address)
     elif name == "bootstrap":

@@ -68,6 +68,7 @@ class Daemon:
             identity,
             profile=_limits(config),
             cache_path=paths.root / "peers.json",
+            announce=config.announce,
         )
         supervisor = Supervisor(
             paths.logs,
@@ -96,7 +97,8 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             joining = Joining(services, nursery)
             shown = Shown(services, joining, self._stop)
-            app = make_app(shown)
+            errors = services.metrics.border_errors.labels("api")
+            app = make_app(shown, errors.inc)
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(services.supervisor.running())
                 await stack.enter_async_context(self._network.running(config.listen, bootstrap))

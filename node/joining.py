@@ -290,8 +290,6 @@ class Joining:
         return tasks
 
     def _configure(self, part: Participation, kind: ChildKind) -> Configure:
-        work_dir = part.folder / kind
-        work_dir.mkdir(mode=0o700, exist_ok=True)
         is_toy_cheat = kind == "engine" and part.run.spec.toy and DISHONEST_VARIABLE in os.environ
         return Configure(
             id=0,
@@ -299,7 +297,6 @@ class Joining:
             spec=part.run.signed.spec,
             run_id=part.run.run_id,
             peer=part.me,
-            work_dir=str(work_dir),
             threads=self._services.config.threads,
             dishonest=is_toy_cheat,
         )

@@ -65,6 +65,7 @@ class Participation:
         self.folder = services.paths.run(run.run_id)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.store, self.waits, self.problems = services.store, services.waits, services.problems
+        self.metrics = services.metrics
         self.changes = Changes(services.waits)
         self.lineages = Lineages(run)
         self.cases = Cases(run)
@@ -177,6 +178,8 @@ class Participation:
         changed = self.cases.changes()
         for case in changed:
             self.own.observe_case(case)
+            if case.worker == self.me:
+                self.metrics.batches.labels(self.run.spec.name, case.state).inc()
             self.tallies.observe(case)
             for listener in self._case_listeners:
                 listener(case)

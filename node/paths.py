@@ -41,11 +41,6 @@ class Paths:
         return self.root / "lock"
 
     @property
-    def blobs(self) -> Path:
-        """Immutable content-addressed files: payloads and batches."""
-        return self.root / "blobs"
-
-    @property
     def logs(self) -> Path:
         return self.root / "logs"
 
@@ -72,7 +67,7 @@ class Paths:
         """Make the directories. Raises UserError if the directory is someone else's or open to
         others."""
         _make_private(self.root)
-        for folder in (self.blobs, self.logs, self.root / "runs"):
+        for folder in (self.logs, self.root / "runs"):
             folder.mkdir(mode=0o700, exist_ok=True)
         socket = self.socket
         if socket.parent != self.root:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -38,7 +38,7 @@ DESCRIBE_S = 300.0
 
 
 class ModelFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    architecture: str = "llama"
+    architecture: Literal["llama"] = "llama"
     config: dict[str, int | float | bool]
     tokenizer: Name
     weights: str  # path of a safetensors file (bf16), relative to the run file
@@ -100,7 +100,7 @@ def build_spec(path: Path, file: RunFile, originator: bytes, unix_ms: int) -> Ru
                 originator=originator,
                 created_unix_ms=unix_ms,
                 model=ModelSpec(
-                    architecture="llama",
+                    architecture=file.model.architecture,
                     config=file.model.config,
                     tokenizer=file.model.tokenizer,
                     weights=bytes.fromhex(found["weights"]),

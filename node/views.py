@@ -255,7 +255,7 @@ class NodeView(Protocol):
         """With accounts and recent versions."""
 
     async def join(self, target: str, roles: tuple[str, ...]) -> RunView:
-        """Join a run by id or invite; no roles: those that fit the machine."""
+        """Join a run by id or invite; no roles: those that it lists this key for, else worker."""
 
     async def publish(self, spec_path: str) -> RunView:
         """Sign a RunSpec file (TOML or JSON) and offer the run to the swarm."""

@@ -32,7 +32,6 @@ class Configure(_Message, frozen=True, tag=True):
     spec: bytes
     run_id: bytes
     peer: bytes  # this node's peer id
-    work_dir: str  # where the child may write
     threads: int = 1
     dishonest: bool = False  # only honoured for a toy run: see primed.training.dishonest
 

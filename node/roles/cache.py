@@ -24,38 +24,44 @@ class Cache:
 
     def __init__(self, part: Participation) -> None:
         self._part = part
-        self._held: set[bytes] = set()
+        self._asked: set[bytes] = set()  # payload roots, on their way or done with
+        self._held = 0
 
     def view(self) -> RoleView:
-        reason = f"serves {len(self._held)} payloads"
+        reason = f"pulled {self._held} payloads to serve"
         return RoleView(
             role=self.name, run=self._part.run.run_id.hex(), state="running", reason=reason
         )
 
     async def run(self) -> None:
-        while True:
-            wanted = await self._part.changes.until(
-                self._missing, "the next policy version", "the learners' manifests", 3600.0
-            )
-            for payload, learner in wanted or []:
-                await self._pull(payload, learner)
+        async with trio.open_nursery() as nursery:
+            while True:
+                wanted = await self._part.changes.until(
+                    self._missing, "the next policy version", "the learners' manifests", 3600.0
+                )
+                for payload, learner in wanted or []:
+                    self._asked.add(payload.root)
+                    nursery.start_soon(self._pull, payload, learner)
 
     def _missing(self) -> list[tuple[Payload, bytes]] | None:
-        """Payloads of retained versions that are not here, newest first."""
+        """Payloads of retained versions that were not asked for yet, newest first."""
         return [
             (part, manifest.learner)
             for manifest in self._part.retained()
             for part in manifest.payloads()
-            if part.root not in self._held
+            if part.root not in self._asked
         ] or None
 
     async def _pull(self, payload: Payload, learner: bytes) -> None:
-        self._part.shardcast.expect(payload, learner)
         name = f"payload {payload.root.hex()[:8]}"
         with self._part.waits.named(name, f"{payload.size_bytes} bytes from peers", PAYLOAD_S):
             with trio.move_on_after(PAYLOAD_S):
                 try:
+                    self._part.shardcast.expect(payload, learner)
                     await self._part.shardcast.wait(payload)
+                    self._held += 1
+                    return
                 except RemoteError as error:  # refused, or dropped since newer ones came
                     _log.info("payload not kept", payload=name, reason=error.reason)
-        self._held.add(payload.root)
+                    return
+        self._asked.discard(payload.root)  # nobody had it: ask again

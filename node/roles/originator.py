@@ -19,20 +19,19 @@ class Originator:
 
     def __init__(self, part: Participation) -> None:
         self._part = part
-        self._reason = ""
 
     def view(self) -> RoleView:
+        number, _ = self._part.ledger.newest_cut()
+        epoch_s = self._part.run.spec.parameters.epoch_s
+        reason = f"cut {number} is the newest; a next one is looked at every {epoch_s:.0f} s"
         return RoleView(
-            role=self.name, run=self._part.run.run_id.hex(), state="running", reason=self._reason
+            role=self.name, run=self._part.run.run_id.hex(), state="running", reason=reason
         )
 
     async def run(self) -> None:
         await self._announce_base()
-        epoch_s = self._part.run.spec.parameters.epoch_s
         while True:
-            number, _ = self._part.ledger.newest_cut()
-            self._reason = f"cut {number} is the newest; the next is due in at most {epoch_s:.0f} s"
-            await trio.sleep(epoch_s)
+            await trio.sleep(self._part.run.spec.parameters.epoch_s)
             cut = await self._part.ledger.propose()
             if cut is not None:
                 await self._part.events.emit(cut)

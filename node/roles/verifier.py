@@ -168,6 +168,7 @@ class Verifier:
         name = digest("evidence", evidence)
         await on_disk(part.store.evidence.put, part.run.run_id, name, case.commitment, evidence)
         await part.events.emit(verdict)
+        part.metrics.verdicts.labels(part.run.spec.name, verdict.outcome, verdict.reason).inc()
         _log.info(
             "verdict",
             counter=case.body.counter,

@@ -160,10 +160,10 @@ class Worker:
                             await self._push_to(holder, made, receipts, reasons)
                     if len(receipts) >= min(2, max(1, len(holders))):
                         break
+                    self._say("pushing", f"batch {made.counter}: {_told(reasons)}")
                     await trio.sleep(RETRY_S)
         if not receipts:
-            said = "; ".join(sorted(set(reasons.values()))) or "no holder is connected"
-            raise RemoteError(f"nobody stored batch {made.counter}: {said}")
+            raise RemoteError(f"nobody stored batch {made.counter}: {_told(reasons)}")
         await self._part.own.stored(made)
         return tuple(receipts.values())
 
@@ -209,3 +209,8 @@ class Worker:
         )
         await self._part.own.committed(made, entry.digest)
         Path(made.path).unlink(missing_ok=True)
+
+
+def _told(reasons: dict[bytes, str]) -> str:
+    """What the holders that refused said."""
+    return "; ".join(sorted(set(reasons.values()))) or "no holder is connected"

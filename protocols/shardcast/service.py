@@ -101,9 +101,6 @@ class Shardcast:
             lambda sender, message: self._deliver(message),
         )
 
-    def unfollow(self, learner: PeerId) -> None:
-        self._network.unsubscribe(shards_topic(self._run_id, learner))
-
     def expect(self, payload: Payload, learner: PeerId) -> None:
         """A manifest names this payload: get it. Again for one that is known: nothing happens.
         The learner is asked like every connected peer."""

@@ -183,7 +183,7 @@ def test_cuts_go_on_until_a_finished_run_has_settled_everything() -> None:
     for _ in range(10):
         if propose_cut(run, state, swarm.entries) is None:
             break
-        cut, folded = proposed(run, state, swarm)
+        cut, _ = proposed(run, state, swarm)
         state = check_cut(run, state, cut, swarm.entries)
     assert propose_cut(run, state, swarm.entries) is None
     assert balances(state)[key("w").peer].pending_micro == 0

@@ -54,7 +54,7 @@ def test_lists_are_separated_by_commas_in_the_environment(paths: Paths) -> None:
     ("file", "environ", "flags", "words", "hint"),
     [
         ("threats = 1", {}, {}, "unknown setting 'threats' in", "did you mean threads?"),
-        ("zzz = 1", {}, {}, "unknown setting 'zzz'", "known: bootstrap"),
+        ("zzz = 1", {}, {}, "unknown setting 'zzz'", "known: announce, bootstrap"),
         ("threads = ", {}, {}, "not valid TOML", "line"),
         ("threads = 0", {}, {}, "threads from", "CPU threads"),
         ("", {"PRIMED_LISTN": "x"}, {}, "PRIMED_LISTN", "did you mean PRIMED_LISTEN?"),

@@ -38,9 +38,7 @@ QUICK = Policy(ready_s=10, first_pause_s=0.05, longest_pause_s=0.2, grace_s=0.5)
 
 
 def configure(spec: bytes = b"") -> Configure:
-    return Configure(
-        id=0, kind="engine", spec=spec, run_id=bytes(32), peer=b"", work_dir="", threads=1
-    )
+    return Configure(id=0, kind="engine", spec=spec, run_id=bytes(32), peer=b"", threads=1)
 
 
 def generate(counter: int) -> Generate:

@@ -69,7 +69,6 @@ def configure(run: RunContext, kind: m.ChildKind, *, dishonest: bool = False) ->
         spec=msgspec.msgpack.encode(run.spec),
         run_id=run.run_id,
         peer=WORKER,
-        work_dir="",
         dishonest=dishonest,
     )
 
