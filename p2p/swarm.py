@@ -127,7 +127,18 @@ class GuardedSwarm(Swarm):
         if self._policy.is_banned(muxed_conn.peer_id.to_bytes()):
             await muxed_conn.close()
             raise SwarmException("banned peer")
-        return await super().add_conn(muxed_conn, direction)
+        connection = await super().add_conn(muxed_conn, direction)
+        if self._policy.is_banned(muxed_conn.peer_id.to_bytes()):  # meanwhile
+            await connection.close()
+            raise SwarmException("banned peer")
+        return connection
+
+    async def close_peer(self, peer_id: ID) -> None:
+        """Close the connections that there are now. The library's forgets those that come while it
+        waits (200 ms each): they lived on unseen, so that no later ban could end them."""
+        async with trio.open_nursery() as nursery:
+            for connection in self.get_connections(peer_id):
+                nursery.start_soon(self._close_connection_async, connection)
 
     async def _handle_inbound_connection(
         self, read_write_closer: ReadWriteCloser, maddr: Multiaddr

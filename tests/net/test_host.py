@@ -21,7 +21,7 @@ from libp2p.utils import encode_varint_prefixed
 from primed.p2p import limits
 from primed.p2p.errors import LocalError, RemoteError, UserError
 
-from .hosts import LOCAL, PROFILE, ask, free_port, new_network, started, until
+from .hosts import ECHO, LOCAL, PROFILE, ask, free_port, new_network, started, until
 
 pytestmark = pytest.mark.trio
 
@@ -228,3 +228,18 @@ async def test_a_stopped_process_is_noticed_and_dropped(monkeypatch: pytest.Monk
         finally:
             child.kill()
             await child.wait()
+
+
+async def test_a_peer_that_comes_back_while_it_is_hung_up_on_can_still_be_banned() -> None:
+    """The library's close_peer forgets connections that come meanwhile (py-libp2p 0.8.1)."""
+    strict, other = new_network(), new_network()
+    async with started(strict, other):
+        strict.penalise(other.peer, 25, "in this test")
+        await trio.sleep(0.03)
+        await other.connect(strict.listen_addresses()[0])
+        await trio.sleep(0.5)  # the library drops the peer's entry 200 ms after the first
+        assert await ask(other, strict.peer, b"still here") == b"still here"
+        strict.penalise(other.peer, 50, "in this test")
+        await until(lambda: not other.peers() and not strict.peers())
+        with pytest.raises(RemoteError):
+            await other.open_stream(strict.peer, ECHO)
