@@ -27,7 +27,7 @@ from primed.training.messages import Configure
 async def main():
     supervisor = Supervisor(Path(sys.argv[1]), command=(sys.executable, sys.argv[2]))
     async with supervisor.running():
-        child = supervisor.start("engine-1", Configure(0, "engine", b"", b"", b"", ""))
+        child = supervisor.start("engine-1", Configure(0, "engine", b"", b"", b""))
         await child.ready(10)
         print(supervisor.status()[0].pid, flush=True)
         await trio.sleep(60)
@@ -202,10 +202,12 @@ def test_a_killed_daemon_leaves_no_child(tmp_path: Path) -> None:
     holder = [sys.executable, "-c", HOLDER, str(tmp_path), str(SCRIPT)]
     daemon = subprocess.Popen(holder, stdout=subprocess.PIPE)
     assert daemon.stdout is not None
-    process = Path("/proc") / daemon.stdout.readline().decode().strip()
-    assert process.exists()
-    daemon.kill()
-    daemon.communicate()
+    try:
+        process = Path("/proc") / daemon.stdout.readline().decode().strip()
+        assert process.exists()
+    finally:
+        daemon.kill()
+        daemon.communicate()
     deadline = time.monotonic() + 10
     while process.exists() and "zombie" not in (process / "status").read_text():
         assert time.monotonic() < deadline
