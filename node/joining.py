@@ -290,7 +290,6 @@ class Joining:
         return tasks
 
     def _configure(self, part: Participation, kind: ChildKind) -> Configure:
-        is_toy_cheat = kind == "engine" and part.run.spec.toy and DISHONEST_VARIABLE in os.environ
         return Configure(
             id=0,
             kind=kind,
@@ -298,7 +297,8 @@ class Joining:
             run_id=part.run.run_id,
             peer=part.me,
             threads=self._services.config.threads,
-            dishonest=is_toy_cheat,
+            # The child refuses it in a run that is no toy, and says so.
+            dishonest=kind == "engine" and DISHONEST_VARIABLE in os.environ,
         )
 
     # ---- publishing ------------------------------------------------------------------------
