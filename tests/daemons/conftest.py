@@ -16,7 +16,7 @@ from primed.node.demo.swarm import LocalSwarm
 from primed.training import models, warmstart, weights
 
 from .books import books_of
-from .running import RunningSwarm, start_run
+from .running import RunningSwarm, publish
 
 ROLES = {
     "relay": ("relay",),
@@ -41,7 +41,8 @@ def begun(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
     swarm = LocalSwarm(folder, ROLES)
     try:
         swarm.start()
-        made = start_run(swarm, folder, base, learner="learner", verifier="verifier")
+        made = publish(swarm, folder, base, learner="learner", verifier="verifier")
+        made.join(*(name for name in ROLES if name != "learner"))
         made.until(lambda: is_proven(made), "the end of all workers' probation")
         yield made
     finally:

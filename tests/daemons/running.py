@@ -70,6 +70,10 @@ class RunningSwarm:
         """The daemons that run now, by name."""
         return {name: node for name, node in self.swarm.nodes.items() if node.is_running()}
 
+    def join(self, *names: str) -> None:
+        for name in names:
+            self[name].join(self.run)
+
     def view(self, name: str) -> RunView:
         return self[name].run(self.run)
 
@@ -94,7 +98,7 @@ class RunningSwarm:
         return {problem.name: problem.what for problem in problems}
 
 
-def start_run(
+def publish(
     swarm: LocalSwarm,
     folder: Path,
     base: Path,
@@ -105,8 +109,7 @@ def start_run(
     parameters: Parameters = PARAMETERS,
     toy: bool = True,
 ) -> RunningSwarm:
-    """Publish a run on a started swarm and have every daemon join it. config: of the model, where
-    it differs from the demo's."""
+    """Publish a run by a started daemon. config: of the model, where it differs from the demo's."""
     path = folder / "run.toml"
     write_run_file(path, base, [swarm[learner].peer], [swarm[verifier].peer], 0, parameters)
     document: dict[str, Any] = tomlkit.parse(path.read_text())
@@ -114,11 +117,9 @@ def start_run(
     document["sampling"].update(groups=2, group_size=4)
     document["model"]["config"].update(config or {})
     path.write_text(tomlkit.dumps(document))
-    run = swarm[learner].client.post("publish", RunView, spec_path=str(path)).run
-    for name, node in swarm.nodes.items():
-        if name != learner:
-            node.join(run)
-    return RunningSwarm(swarm, run)
+    return RunningSwarm(
+        swarm, swarm[learner].client.post("publish", RunView, spec_path=str(path)).run
+    )
 
 
 def kill_when(node: LocalNode, look: Callable[[], T | None], what: str) -> T:
