@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from primed.verify.decision import Opinion, Ruling, Terms, judge, refused_state
+from primed.verify.decision import FRAUD, Opinion, Ruling, Terms, judge, refused_state
 from primed.verify.runspec import Parameters
 from primed.verify.statements import Claim, Committed
 
@@ -74,6 +74,17 @@ class Case(Struct):
     def is_open(self) -> bool:
         """Whether the policy version it names must be kept (its lease)."""
         return self.state in ("committed", "drawn") and not self.used_by
+
+    @property
+    def is_accused(self) -> bool:
+        """Whether only its learner has called it a fraud so far. That leaves it unpaid; verdicts
+        alone can punish, so verifiers still draw and check it."""
+        is_refused = self.state == "rejected" and self.now.reason == self.refusal
+        return is_refused and self.refusal in FRAUD and not (self.is_punished or self.settled)
+
+    @property
+    def is_up_for_judgement(self) -> bool:
+        return self.state not in ENDED or self.is_accused
 
 
 def assess(case: Case, parameters: Parameters, now: float) -> Assessment:

@@ -156,7 +156,9 @@ class Cases:
     def duty(self, commitment: bytes, verifier: bytes) -> Duty | None:
         """The draw that `verifier` should make now; None if it is not up for claims."""
         case = self._cases.get(commitment)
-        if case is None or case.terms is None or not case.is_open or verifier in case.claims:
+        if case is None or case.terms is None or verifier in case.claims:
+            return None
+        if not (case.is_open or case.is_accused):
             return None
         return duty_of(self._run, case.terms, commitment, case.worker, case.body.counter, verifier)
 
@@ -179,7 +181,9 @@ class Cases:
         return [
             case
             for case in self._cases.values()
-            if verifier in case.claims and verifier not in case.verdicts and case.state not in ENDED
+            if verifier in case.claims
+            and verifier not in case.verdicts
+            and case.is_up_for_judgement
         ]
 
     def leased_versions(self) -> set[bytes]:

@@ -22,7 +22,7 @@ from primed.protocols.limits import EVIDENCE_DETAIL_CHARS
 from primed.protocols.verdicts import Evidence
 from primed.training.messages import Check, Checked
 from primed.verify import draw, signing, vrf
-from primed.verify.cases import ENDED, Case
+from primed.verify.cases import Case
 from primed.verify.digests import digest
 from primed.verify.runspec import Role
 from primed.verify.statements import Verdict
@@ -110,7 +110,7 @@ class Verifier:
         self._state, self._reason = "checking", f"batch {case.body.counter}"
         parameters = self._part.run.spec.parameters
         give_up = trio.current_time() + 0.8 * parameters.verdict_s
-        while case.state not in ENDED:
+        while case.is_up_for_judgement:
             try:
                 checked = await self._checked(case)
             except (RemoteError, PolicyUnavailable, ChildFailed) as error:

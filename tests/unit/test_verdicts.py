@@ -211,6 +211,24 @@ def test_the_learners_refusal_counts_and_nobody_elses(reason: str, expected: str
     assert not cases.worker(key("w").peer).frauds
 
 
+@pytest.mark.parametrize(("reason", "is_up"), [("schema", True), ("stale", False)])
+def test_what_the_learner_calls_a_fraud_is_still_judged(reason: str, is_up: bool) -> None:
+    """A quick learner must not shield a cheat from the verifiers' verdicts."""
+    run = run_of()
+    swarm, v0 = Swarm(run), key("v0")
+    batch = swarm.commit("w", 0)
+    swarm.write("l", Rejected(batch.digest, reason))
+    cases = fed(run, swarm)
+    claim = cases.claim_for(batch.digest, v0.peer, partial(vrf.prove, v0.seed))
+    assert (claim is not None) == is_up
+    swarm.check(batch, reason, reason)
+    for entry in swarm.entries:
+        cases.observe(entry, 0.0)
+    assert [why for _, why in cases.worker(key("w").peer).frauds] == ([reason] if is_up else [])
+    assert cases.duty(batch.digest, key("v2").peer) is None
+    assert not cases.unfinished(v0.peer)
+
+
 def test_claims_of_strangers_and_forged_proofs_do_not_count() -> None:
     run = run_of()
     swarm = Swarm(run)
