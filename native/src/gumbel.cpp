@@ -6,18 +6,12 @@
 #include <cfloat>
 #include <cstring>
 
+#include "clones.h"
 #include "gumbel_coefficients.h"
 
 static_assert(FLT_EVAL_METHOD == 0, "fp32 must be evaluated as fp32");
 #ifdef __FAST_MATH__
 #error "-ffast-math changes bits that other machines check"
-#endif
-
-// One version per instruction set, chosen when the module is loaded; the bits are the same.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && !defined(__clang__)
-#define PRIMED_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define PRIMED_CLONES
 #endif
 
 namespace primed {
@@ -38,7 +32,7 @@ inline float float_of(std::int32_t bits) {
 }
 
 template <std::size_t N>
-inline __attribute__((always_inline)) float polynomial(const float (&c)[N], float x) {
+PRIMED_INLINE float polynomial(const float (&c)[N], float x) {
     float value = c[N - 1];
 #pragma GCC unroll 8
     for (int i = static_cast<int>(N) - 2; i >= 0; --i) value = value * x + c[i];
@@ -46,7 +40,7 @@ inline __attribute__((always_inline)) float polynomial(const float (&c)[N], floa
 }
 
 // Natural logarithm of a positive normal number.
-inline __attribute__((always_inline)) float ln(float z) {
+PRIMED_INLINE float ln(float z) {
     const std::int32_t bits = bits_of(z);
     const std::int32_t exponent = (bits - 0x3f3504f3) >> 23;
     const float f = float_of(bits - exponent * (1 << 23)) - 1.0f;
@@ -59,7 +53,7 @@ inline __attribute__((always_inline)) float ln(float z) {
     return y + e * 0.693359375f;
 }
 
-inline __attribute__((always_inline)) float noise_of(std::uint32_t word) {
+PRIMED_INLINE float noise_of(std::uint32_t word) {
     const auto low = static_cast<std::int32_t>(word & 0x7fffffffu);
     const float x = (static_cast<float>(low) + 0.5f) * 0x1p-32f;
     const float a = -ln(x);

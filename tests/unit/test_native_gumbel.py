@@ -45,7 +45,7 @@ FIXED_EDGES = [
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test holds with the compiled module and with its twin alone."""
     if request.param != "as built":
-        monkeypatch.setattr(native, "_ext", None)
+        monkeypatch.setattr("primed.native.compiled.ext", None)
 
 
 def words_of(count: int, seed: int) -> NDArray[np.uint32]:

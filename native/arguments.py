@@ -1,0 +1,20 @@
+"""Checks of arguments that every face of `primed.native` shares. Wrong ones are ValueErrors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def check_array(name: str, array: object, dtype: type[np.generic], dimensions: int) -> None:
+    """`array` is a NumPy array of this type with so many dimensions."""
+    fits = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == dimensions
+    if not fits:
+        found = f"{getattr(array, 'dtype', type(array).__name__)}{getattr(array, 'shape', '')}"
+        wanted = f"{np.dtype(dtype)} with {dimensions} dimensions"
+        raise ValueError(f"{name} is {found}, not an array of {wanted}")
+
+
+def check_range(name: str, value: int, lowest: int, highest: int) -> None:
+    """`value` is in [lowest, highest]."""
+    if not lowest <= value <= highest:
+        raise ValueError(f"{name} = {value} is not in [{lowest}, {highest}]")

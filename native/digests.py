@@ -1,0 +1,3 @@
+"""Digests of weights and Merkle leaves (twins/digest.py)."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Block quantisation and averages of weights (twins/quantise.py, twins/average.py)."""
+
+from __future__ import annotations

@@ -1,0 +1,7 @@
+#include "bindings.h"
+
+namespace primed {
+
+void bind_delta(nb::module_&) {}
+
+}  // namespace primed

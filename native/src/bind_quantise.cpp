@@ -1,0 +1,7 @@
+#include "bindings.h"
+
+namespace primed {
+
+void bind_quantise(nb::module_&) {}
+
+}  // namespace primed
