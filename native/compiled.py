@@ -7,10 +7,11 @@ they pass on, and it checks shapes and types once more.
 from __future__ import annotations
 
 try:
-    from primed.native import _ext as ext
+    from primed.native import _ext
 except ImportError:  # not built
-    ext = None  # type: ignore[assignment]
+    _ext = None  # type: ignore[assignment]
 
+ext = _ext
 VERSION = 4  # of the compiled module's functions, see src/ext.cpp
 
 if ext is not None and ext.version() != VERSION:
