@@ -13,3 +13,9 @@
 
 // What such a function calls in its loops must be inlined to be compiled with it.
 #define PRIMED_INLINE inline __attribute__((always_inline))
+
+#ifdef __CUDACC__
+#define PRIMED_HOST_DEVICE __host__ __device__
+#else
+#define PRIMED_HOST_DEVICE
+#endif
