@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import numpy as np
+from numpy.typing import NDArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def check_array(name: str, array: object, dtype: type[np.generic], dimensions: int) -> None:
@@ -18,3 +23,10 @@ def check_range(name: str, value: int, lowest: int, highest: int) -> None:
     """`value` is in [lowest, highest]."""
     if not lowest <= value <= highest:
         raise ValueError(f"{name} = {value} is not in [{lowest}, {highest}]")
+
+
+def plain(array: NDArray[Scalar]) -> NDArray[Scalar]:
+    """The array, or a copy if it is not contiguous and aligned: kernels take pointers. A view into a
+    mapped file may be neither."""
+    made: NDArray[Any] = np.require(array, requirements=["C", "A"])
+    return made

@@ -1,6 +1,6 @@
 """The compiled module `primed.native._ext`, or None where it was not built: then the twins serve.
 
-Only the faces of this folder (noise, proofs, deltas, digests, quantised) call it; they check what
+Only the faces of this folder (noise, proofs, deltas, rounding, quantised) call it; they check what
 they pass on, and it checks shapes and types once more.
 """
 

@@ -16,7 +16,7 @@ using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 void bind_noise(nb::module_& m);
 void bind_toploc(nb::module_& m);
 void bind_delta(nb::module_& m);
-void bind_digest(nb::module_& m);
+void bind_average(nb::module_& m);
 void bind_quantise(nb::module_& m);
 
 }  // namespace primed

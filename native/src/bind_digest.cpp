@@ -1,7 +1,0 @@
-#include "bindings.h"
-
-namespace primed {
-
-void bind_digest(nb::module_&) {}
-
-}  // namespace primed
