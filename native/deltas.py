@@ -39,9 +39,7 @@ def encode(old: U16, new: U16) -> tuple[bytes, list[int]]:
 def apply(old: U16, changes: bytes, out: U16) -> None:
     """Write old with the changes, bytes from anywhere, to `out`, another array. Raises
     MalformedBytes; `out` is then of no use."""
-    _check_chunk(old, out)
-    if not out.flags.c_contiguous or np.may_share_memory(old, out):
-        raise ValueError("out is not contiguous, or the old weights themselves")
+    _check_out(old, out)
     try:
         if compiled.ext is None:
             out[:] = twin.decode(old, changes)
@@ -68,7 +66,7 @@ def pack(old: U16, new: U16) -> bytes:
 def unpack(old: U16, packed: bytes, out: U16) -> None:
     """Write what a packed chunk from anywhere makes of old to `out`, another array. Raises
     MalformedBytes; `out` is then of no use."""
-    _check_chunk(old, out)
+    _check_out(old, out)
     kind, frame = packed[:1], memoryview(packed)[1:]
     if kind == bytes([_CHANGES]):
         changes = _decompressed(frame, _changes_bytes_max(len(old)))
@@ -143,3 +141,11 @@ def _check_chunk(old: U16, other: U16) -> None:
     if len(old) != len(other):
         raise ValueError(f"chunks of {len(old)} and {len(other)} weights")
     check_range("weights", len(old), 0, WEIGHTS_MAX)
+
+
+def _check_out(old: U16, out: U16) -> None:
+    _check_chunk(old, out)
+    if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
+        raise ValueError("out is not contiguous, aligned and writeable")
+    if np.may_share_memory(old, out):
+        raise ValueError("out is the old weights themselves")

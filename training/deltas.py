@@ -79,8 +79,7 @@ def encode(base_path: Path, new_path: Path, out_path: Path) -> int:
 
     def fill(file: BinaryIO) -> None:
         file.write(_LENGTH.pack(len(header)) + header)
-        for tensor in new.raw:
-            file.write(weights.bytes_of(tensor))
+        file.writelines(weights.bytes_of(tensor) for tensor in new.raw)
         for old, now in zip(_chunks_of(base.bf16), _chunks_of(new.bf16), strict=True):
             packed = chunks.pack(old, now)
             file.write(_LENGTH.pack(len(packed)) + packed)
@@ -115,8 +114,10 @@ def _write_new(delta: BinaryIO, base: _Tensors, file: BinaryIO) -> None:
     """A weights file holds the wide tensors first, then the bf16 ones in order of name: as the
     delta has them."""
     file.write(weights.header_of(base.layout))
-    for at in range(0, base.raw_bytes, _PIECE_BYTES):
-        file.write(_exactly(delta, min(_PIECE_BYTES, base.raw_bytes - at)))
+    file.writelines(
+        _exactly(delta, min(_PIECE_BYTES, base.raw_bytes - at))
+        for at in range(0, base.raw_bytes, _PIECE_BYTES)
+    )
     out = np.empty(min(CHUNK_WEIGHTS, base.bf16_weights), np.uint16)
     for old in _chunks_of(base.bf16):
         length = _LENGTH.unpack(_exactly(delta, _LENGTH.size))[0]

@@ -167,8 +167,7 @@ def write(path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = Non
 
     def fill(file: BinaryIO) -> None:
         file.write(header_of(layout, metadata))
-        for name in order_of(layout):
-            file.write(bytes_of(tensors[name]))
+        file.writelines(bytes_of(tensors[name]) for name in order_of(layout))
 
     write_atomically(path, fill)
 

@@ -84,7 +84,10 @@ def split(weights: U16) -> U8:
 def join(planes: U8) -> U16:
     """The weights [n] of 2n bytes that split made."""
     high, low = planes.reshape(2, -1).astype(np.uint16)
-    return (low & np.uint16(0x80)) << np.uint16(8) | high << np.uint16(7) | low & np.uint16(0x7F)
+    made: U16 = (
+        (low & np.uint16(0x80)) << np.uint16(8) | high << np.uint16(7) | low & np.uint16(0x7F)
+    )
+    return made
 
 
 def _class_of(weights: U16) -> U8:

@@ -44,7 +44,9 @@ def quantise(bits: int, values: F32) -> U8 | None:
     divisor = np.where(step == 0, np.float32(1), _as_float(step))
     with np.errstate(under="ignore"):
         codes = np.rint(blocks / divisor[:, None]).astype(np.int8)
-    planes = (codes.view(np.uint8) + np.uint8(_OFFSET[bits])).reshape(len(blocks), 8 // bits, -1)
+    planes = (codes.view(np.uint8) + np.uint8(_OFFSET[bits])).reshape(
+        len(blocks), 8 // bits, BLOCK * bits // 8
+    )
     out = np.zeros((len(blocks), 2 + BLOCK * bits // 8), np.uint8)
     out[:, :2] = step.astype("<u2")[:, None].view(np.uint8)
     for k in range(8 // bits):

@@ -38,7 +38,7 @@ def model(seed: int) -> dict[str, NDArray[Any]]:
 
 def stepped(tensors: dict[str, NDArray[Any]], seed: int) -> dict[str, NDArray[Any]]:
     draw = np.random.default_rng(seed)
-    new = {}
+    new: dict[str, NDArray[Any]] = {}
     for name, tensor in tensors.items():
         if tensor.dtype == np.uint16:
             change = (draw.random(tensor.shape) < 0.05) * draw.integers(1, 4, tensor.shape)
