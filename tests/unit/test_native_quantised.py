@@ -141,7 +141,7 @@ def test_wrong_arguments_are_value_errors() -> None:
         with pytest.raises(ValueError, match="bits"):
             quantise(bits, values)
     with pytest.raises(ValueError, match="float32"):
-        quantise(8, np.zeros(64))
+        quantise(8, np.zeros(64))  # type: ignore[arg-type]
     data = quantise(8, values)
     for wrong in (data[:-1], data[:0], np.concatenate([data, data])):
         with pytest.raises(MalformedBytes, match="bytes where"):
