@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cfloat>
 #include <cstring>
+#include <limits>
 
 #include "clones.h"
 #include "gumbel_coefficients.h"
@@ -86,6 +87,24 @@ PRIMED_CLONES void philox(std::uint64_t seed, std::uint32_t position, std::uint3
     }
 }
 
+PRIMED_CLONES void add_noise(const float* logits, const std::uint32_t* words, std::size_t count,
+                             float inverse_temperature, float* scores) {
+    for (std::size_t i = 0; i < count; ++i)
+        scores[i] = logits[i] * inverse_temperature + noise_of(words[i]);
+}
+
+constexpr std::size_t kLanes = 32;
+
+// Largest of `count` scores, a multiple of kLanes; NaN is never larger.
+PRIMED_CLONES float largest(const float* scores, std::size_t count) {
+    float lanes[kLanes];
+    std::fill_n(lanes, kLanes, -std::numeric_limits<float>::infinity());
+    for (std::size_t at = 0; at < count; at += kLanes)
+        for (std::size_t i = 0; i < kLanes; ++i)
+            lanes[i] = scores[at + i] > lanes[i] ? scores[at + i] : lanes[i];
+    return *std::max_element(lanes, lanes + kLanes);
+}
+
 }  // namespace
 
 PRIMED_CLONES void gumbel_of_words(const std::uint32_t* words, std::size_t count, float* out) {
@@ -103,6 +122,35 @@ void gumbel(const std::uint64_t* seeds, const std::uint32_t* positions, std::siz
             gumbel_of_words(words, count, out + b * vocabulary + t);
         }
     }
+}
+
+float gumbel_at(std::uint64_t seed, std::uint32_t position, std::uint32_t token) {
+    std::uint32_t words[4];
+    philox(seed, position, token / 4, 1, words);
+    return noise_of(words[token % 4]);
+}
+
+Choice choose(const float* logits, std::size_t vocabulary, std::uint64_t seed,
+              std::uint32_t position, float inverse_temperature, bool greedy) {
+    std::uint32_t words[4 * kBlock];
+    float scores[4 * kBlock];
+    Choice best{0, -std::numeric_limits<float>::infinity()};
+    for (std::size_t t = 0; t < vocabulary; t += 4 * kBlock) {
+        const std::size_t count = std::min(4 * kBlock, vocabulary - t);
+        if (greedy) {
+            std::copy_n(logits + t, count, scores);
+        } else {
+            philox(seed, position, static_cast<std::uint32_t>(t / 4), (count + 3) / 4, words);
+            add_noise(logits + t, words, count, inverse_temperature, scores);
+        }
+        const std::size_t end = (count + kLanes - 1) / kLanes * kLanes;
+        std::fill(scores + count, scores + end, -std::numeric_limits<float>::infinity());
+        const float found = largest(scores, end);
+        if (!(found > best.score)) continue;
+        const float* first = std::find(scores, scores + count, found);
+        best = {static_cast<std::uint32_t>(t + (first - scores)), *first};
+    }
+    return best;
 }
 
 }  // namespace primed

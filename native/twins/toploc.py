@@ -164,8 +164,8 @@ def score(
 ) -> Ints:
     """Scores [C, len(SCORE_COLUMNS)] of hostile proofs; others: b"" where there is none."""
     rows = [
-        _score(chunk.reshape(-1), *rest, k, cap)
-        for chunk, *rest in zip(chunks, proofs, others, strict=True)
+        _score(chunk.reshape(-1), proof, other, k, cap)
+        for chunk, proof, other in zip(chunks, proofs, others, strict=True)
     ]
     return np.array(rows, np.int64).reshape(len(chunks), len(SCORE_COLUMNS))
 
