@@ -4,11 +4,10 @@
 
 #include <algorithm>
 #include <cfloat>
-#include <cstring>
 #include <limits>
 
 #include "clones.h"
-#include "gumbel_coefficients.h"
+#include "gumbel_steps.h"
 
 static_assert(FLT_EVAL_METHOD == 0, "fp32 must be evaluated as fp32");
 #ifdef __FAST_MATH__
@@ -20,77 +19,23 @@ namespace {
 
 constexpr std::size_t kBlock = 256;  // counters at a time: 4 KiB of words stay in the first cache
 
-inline std::int32_t bits_of(float value) {
-    std::int32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-inline float float_of(std::int32_t bits) {
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-template <std::size_t N>
-PRIMED_INLINE float polynomial(const float (&c)[N], float x) {
-    float value = c[N - 1];
-#pragma GCC unroll 8
-    for (int i = static_cast<int>(N) - 2; i >= 0; --i) value = value * x + c[i];
-    return value;
-}
-
-// Natural logarithm of a positive normal number.
-PRIMED_INLINE float ln(float z) {
-    const std::int32_t bits = bits_of(z);
-    const std::int32_t exponent = (bits - 0x3f3504f3) >> 23;
-    const float f = float_of(bits - exponent * (1 << 23)) - 1.0f;
-    const float e = static_cast<float>(exponent);
-    const float square = f * f;
-    float y = (square * f) * polynomial(kQ, f);
-    y = y + e * -2.12194440e-4f;
-    y = y - 0.5f * square;
-    y = y + f;
-    return y + e * 0.693359375f;
-}
-
-PRIMED_INLINE float noise_of(std::uint32_t word) {
-    const auto low = static_cast<std::int32_t>(word & 0x7fffffffu);
-    const float x = (static_cast<float>(low) + 0.5f) * 0x1p-32f;
-    const float a = -ln(x);
-    const float upper = a - polynomial(kR, x) * x;
-    const float lower = -ln(a);
-    return word >> 31 ? upper : lower;
-}
-
 // words[4 * i + j] = output j of Philox4x32-10 for counter (first + i, position, 0, 0)
 PRIMED_CLONES void philox(std::uint64_t seed, std::uint32_t position, std::uint32_t first,
                           std::size_t counters, std::uint32_t* words) {
     for (std::size_t i = 0; i < counters; ++i) {
-        std::uint32_t c0 = first + static_cast<std::uint32_t>(i), c1 = position, c2 = 0, c3 = 0;
-        auto k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
-#pragma GCC unroll 10
-        for (int round = 0; round < 10; ++round) {
-            const std::uint64_t p0 = std::uint64_t{c0} * 0xD2511F53u;
-            const std::uint64_t p1 = std::uint64_t{c2} * 0xCD9E8D57u;
-            c0 = static_cast<std::uint32_t>(p1 >> 32) ^ c1 ^ k0;
-            c1 = static_cast<std::uint32_t>(p1);
-            c2 = static_cast<std::uint32_t>(p0 >> 32) ^ c3 ^ k1;
-            c3 = static_cast<std::uint32_t>(p0);
-            k0 += 0x9E3779B9u;
-            k1 += 0xBB67AE85u;
-        }
-        words[4 * i] = c0;
-        words[4 * i + 1] = c1;
-        words[4 * i + 2] = c2;
-        words[4 * i + 3] = c3;
+        const auto [output] =
+            gumbel_steps::philox(seed, position, first + static_cast<std::uint32_t>(i));
+        words[4 * i] = output[0];
+        words[4 * i + 1] = output[1];
+        words[4 * i + 2] = output[2];
+        words[4 * i + 3] = output[3];
     }
 }
 
 PRIMED_CLONES void add_noise(const float* logits, const std::uint32_t* words, std::size_t count,
                              float inverse_temperature, float* scores) {
     for (std::size_t i = 0; i < count; ++i)
-        scores[i] = logits[i] * inverse_temperature + noise_of(words[i]);
+        scores[i] = logits[i] * inverse_temperature + gumbel_steps::noise_of(words[i]);
 }
 
 constexpr std::size_t kLanes = 32;
@@ -108,7 +53,7 @@ PRIMED_CLONES float largest(const float* scores, std::size_t count) {
 }  // namespace
 
 PRIMED_CLONES void gumbel_of_words(const std::uint32_t* words, std::size_t count, float* out) {
-    for (std::size_t i = 0; i < count; ++i) out[i] = noise_of(words[i]);
+    for (std::size_t i = 0; i < count; ++i) out[i] = gumbel_steps::noise_of(words[i]);
 }
 
 void gumbel(const std::uint64_t* seeds, const std::uint32_t* positions, std::size_t rows,
@@ -127,7 +72,7 @@ void gumbel(const std::uint64_t* seeds, const std::uint32_t* positions, std::siz
 float gumbel_at(std::uint64_t seed, std::uint32_t position, std::uint32_t token) {
     std::uint32_t words[4];
     philox(seed, position, token / 4, 1, words);
-    return noise_of(words[token % 4]);
+    return gumbel_steps::noise_of(words[token % 4]);
 }
 
 Choice choose(const float* logits, std::size_t vocabulary, std::uint64_t seed,
