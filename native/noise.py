@@ -47,7 +47,7 @@ def gumbel_choose(
     [B]. T = 0 is the plain argmax. A NaN never wins. Nothing as large as the logits is written.
     """
     _check_rows(logits, seeds, positions)
-    inverse, greedy = _inverse(temperature), temperature == 0
+    inverse, greedy = inverse_of(temperature), temperature == 0
     check_range("threads", threads, 1, THREADS_MAX)
     if compiled.ext is None:
         check_array("logits", logits, np.float32, 2)
@@ -76,7 +76,7 @@ def gumbel_scores_at(
     if len(tokens) != len(logits) or (len(tokens) and int(tokens.max()) >= logits.shape[1]):
         raise ValueError("tokens are not one id below the vocabulary per row of logits")
     chosen = logits[np.arange(len(tokens)), tokens]
-    inverse = _inverse(temperature)
+    inverse = inverse_of(temperature)
     if temperature == 0:
         return chosen
     if compiled.ext is None:
@@ -109,7 +109,7 @@ def _check_rows(logits: Any, seeds: object, positions: object) -> None:
         raise ValueError(f"{len(seeds)} seeds, {len(positions)} positions, {shape[0]} rows")
 
 
-def _inverse(temperature: float) -> np.float32:
+def inverse_of(temperature: float) -> np.float32:
     """1/T in fp32; of T = 0 it is not used."""
     if temperature == 0:
         return np.float32(0)

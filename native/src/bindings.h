@@ -13,10 +13,16 @@ namespace nb = nanobind;
 template <typename T, std::size_t N>
 using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 
+// The same in the memory of a CUDA device.
+template <typename T, std::size_t N>
+using DeviceView = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cuda>;
+
 void bind_noise(nb::module_& m);
 void bind_toploc(nb::module_& m);
 void bind_delta(nb::module_& m);
 void bind_average(nb::module_& m);
 void bind_quantise(nb::module_& m);
+void bind_weights_cuda(nb::module_& m);  // with PRIMED_CUDA
+void bind_proofs_cuda(nb::module_& m);   // with PRIMED_CUDA
 
 }  // namespace primed

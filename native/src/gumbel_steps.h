@@ -88,7 +88,11 @@ PRIMED_HOST_DEVICE PRIMED_INLINE Words philox(std::uint64_t seed, std::uint32_t 
                                               std::uint32_t four) {
     std::uint32_t c0 = four, c1 = position, c2 = 0, c3 = 0;
     auto k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
+#ifdef __CUDACC__
+#pragma unroll
+#else
 #pragma GCC unroll 10
+#endif
     for (int round = 0; round < 10; ++round) {
         const std::uint64_t p0 = std::uint64_t{c0} * 0xD2511F53u;
         const std::uint64_t p1 = std::uint64_t{c2} * 0xCD9E8D57u;
