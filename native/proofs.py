@@ -81,7 +81,10 @@ def toploc_top(chunk: Chunk, k: int) -> tuple[NDArray[np.int64], NDArray[np.uint
         return ordered[0], patterns[0]
     count = min(k, held.shape[0] * held.shape[1])
     indices, values = np.empty(count, np.int64), np.empty(count, np.uint16)
-    compiled.ext.toploc_top(held, indices, values)
+    try:
+        compiled.ext.toploc_top(held, indices, values)
+    except TypeError as error:
+        raise ValueError("a chunk is not a contiguous [n, H] array in CPU memory") from error
     return indices, values
 
 

@@ -87,9 +87,9 @@ void choices(DeviceView<const float, 2> logits, Seeds seeds, Numbers positions,
 }  // namespace
 
 void bind_proofs_cuda(nb::module_& m) {
-    m.def("toploc_build_cuda", &build, nb::arg("rows"), nb::arg("chunk_rows"), nb::arg("k"),
+    m.def("toploc_build_cuda", &build, nb::arg("rows").noconvert(), nb::arg("chunk_rows"), nb::arg("k"),
           nb::arg("out").noconvert(), nb::arg("stream"));
-    m.def("toploc_score_cuda", &score, nb::arg("rows"), nb::arg("chunk_rows"),
+    m.def("toploc_score_cuda", &score, nb::arg("rows").noconvert(), nb::arg("chunk_rows"),
           nb::arg("proofs").noconvert(), nb::arg("others").noconvert(), nb::arg("k"),
           nb::arg("cap"), nb::arg("out").noconvert(), nb::arg("stream"));
     m.def("gumbel_cuda", &noise, nb::arg("seeds").noconvert(), nb::arg("positions").noconvert(),

@@ -37,7 +37,7 @@ struct Chunks {
     explicit Chunks(const nb::list& chunks) {
         for (nb::handle chunk : chunks) {
             AnyChunk array;
-            if (!nb::try_cast(chunk, array))
+            if (!nb::try_cast(chunk, array, false))  // never a copy
                 throw nb::value_error("a chunk is not a contiguous [n, H] array in CPU memory");
             bits.push_back(bits_of(array));
             arrays.push_back(std::move(array));
@@ -139,7 +139,7 @@ void bind_toploc(nb::module_& m) {
     m.def("toploc_build", &build, nb::arg("chunks"), nb::arg("k"), nb::arg("threads"));
     m.def("toploc_score", &score, nb::arg("chunks"), nb::arg("proofs"), nb::arg("others"),
           nb::arg("k"), nb::arg("cap"), nb::arg("threads"), nb::arg("out").noconvert());
-    m.def("toploc_top", &top, nb::arg("chunk"), nb::arg("indices").noconvert(),
+    m.def("toploc_top", &top, nb::arg("chunk").noconvert(), nb::arg("indices").noconvert(),
           nb::arg("values").noconvert());
     m.def("toploc_evaluate", &evaluate, nb::arg("coefficients"), nb::arg("x"),
           nb::arg("out").noconvert());
