@@ -2,7 +2,6 @@
 #include "average.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "arithmetic.h"
 
@@ -10,16 +9,6 @@ namespace primed {
 namespace {
 
 constexpr std::size_t kBlock = 256;  // sums at a time: they stay in the first cache
-
-// fp32 bits between which and the number no bf16 and no middle of two lies: cut towards zero, last
-// bit set if anything was cut ("round to odd"), so that rounding twice is rounding once.
-PRIMED_INLINE std::uint32_t odd_word_of(double value) {
-    const float nearest = static_cast<float>(value);
-    const double back = nearest;
-    const std::uint32_t word = word_of(nearest);
-    const std::uint32_t cut = word - (std::fabs(back) > std::fabs(value) ? 1u : 0u);
-    return back == value || value != value ? word : cut | 1u;
-}
 
 PRIMED_INLINE double term_of(double weight, std::uint16_t bits) {
     return weight * float_of_word(std::uint32_t{bits} << 16);

@@ -6,8 +6,6 @@
 #include <cstring>
 #include <memory>
 
-#include "clones.h"
-
 namespace primed {
 namespace {
 
@@ -16,17 +14,6 @@ constexpr std::size_t kCutBytes = 64;
 constexpr std::uint32_t kEscape = 255;
 
 using Counts = std::array<std::uint32_t, kDeltaClasses>;
-
-PRIMED_INLINE std::size_t class_of(std::uint16_t weight) { return (weight >> 7) & 0xff; }
-
-// Integers in the order of the values: one step is one unit in the last place.
-PRIMED_INLINE std::uint16_t ordered(std::uint16_t weight) {
-    return static_cast<std::uint16_t>(weight & 0x8000 ? ~weight : weight | 0x8000);
-}
-
-PRIMED_INLINE std::uint16_t unordered(std::uint16_t value) {
-    return static_cast<std::uint16_t>(value & 0x8000 ? value & 0x7fff : ~value);
-}
 
 struct Change {
     std::uint32_t rank;  // within its lane

@@ -6,10 +6,25 @@
 #include <cstdint>
 #include <vector>
 
+#include "clones.h"
+
 namespace primed {
 
 constexpr std::size_t kDeltaClasses = 256;        // exponents of the old weights
 constexpr std::size_t kDeltaWeightsMax = 1 << 24;  // in one chunk
+
+PRIMED_HOST_DEVICE PRIMED_INLINE std::uint32_t class_of(std::uint16_t weight) {
+    return (weight >> 7) & 0xff;
+}
+
+// Integers in the order of the values: one step is one unit in the last place.
+PRIMED_HOST_DEVICE PRIMED_INLINE std::uint16_t ordered(std::uint16_t weight) {
+    return static_cast<std::uint16_t>(weight & 0x8000 ? ~weight : weight | 0x8000);
+}
+
+PRIMED_HOST_DEVICE PRIMED_INLINE std::uint16_t unordered(std::uint16_t value) {
+    return static_cast<std::uint16_t>(value & 0x8000 ? value & 0x7fff : ~value);
+}
 
 // What changed in a chunk, by (exponent of the old weight, place).
 struct Changes {

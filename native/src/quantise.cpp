@@ -11,18 +11,6 @@ namespace {
 
 constexpr std::size_t kBlock = kQuantisedBlock;
 
-template <int bits>
-struct Codec {
-    static constexpr std::size_t kCodeBytes = kBlock * bits / 8;
-    static constexpr std::size_t kBytes = 2 + kCodeBytes;
-    static constexpr int kTop = bits == 8 ? 127 : bits == 4 ? 7 : 1;  // largest code
-    static constexpr int kOffset = bits == 8 ? 0 : bits == 4 ? 8 : 1;  // added to a code
-    // Largest bf16 whose product with the largest code is finite.
-    static constexpr std::uint32_t kStepMax = bits == 8 ? 0x7c01u : bits == 4 ? 0x7e12u : 0x7f7fu;
-    static constexpr std::uint32_t kMask = (1u << bits) - 1;
-    static constexpr std::uint32_t kUnused = (bits == 8 ? 0x80u : bits == 4 ? 0u : 3u);
-};
-
 // Byte j of a block holds the codes of numbers j, j + kCodeBytes, ... from the lowest bits up: so
 // loops run over neighbours. Returns the step.
 template <int bits>

@@ -9,6 +9,19 @@ namespace primed {
 
 constexpr std::size_t kQuantisedBlock = 64;
 
+
+template <int bits>
+struct Codec {
+    static constexpr std::size_t kCodeBytes = kQuantisedBlock * bits / 8;
+    static constexpr std::size_t kBytes = 2 + kCodeBytes;
+    static constexpr int kTop = bits == 8 ? 127 : bits == 4 ? 7 : 1;    // largest code
+    static constexpr int kOffset = bits == 8 ? 0 : bits == 4 ? 8 : 1;  // added to a code
+    // Largest bf16 whose product with the largest code is finite.
+    static constexpr std::uint32_t kStepMax = bits == 8 ? 0x7c01u : bits == 4 ? 0x7e12u : 0x7f7fu;
+    static constexpr std::uint32_t kMask = (1u << bits) - 1;
+    static constexpr std::uint32_t kUnused = bits == 8 ? 0x80u : bits == 4 ? 0u : 3u;
+};
+
 // Bytes that `count` numbers become.
 std::size_t quantised_bytes(int bits, std::size_t count);
 
