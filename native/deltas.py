@@ -3,7 +3,8 @@
 A packed chunk is one byte that says what follows: nothing changed; a zstd frame of changes; or,
 where that is smaller (weights that have nothing to do with each other), a zstd frame of the new
 weights, exponents and sign-mantissas apart. The frame states its content's size, so what it can
-unpack to is known, and bounded, before it does. Weights are uint16 [n].
+unpack to is known, and bounded, before it does. Weights are uint16 [n]: NumPy arrays, or CPU
+tensors by DLPack, read and written where they lie.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from primed.native import compiled
-from primed.native.arguments import check_array, check_range, plain
+from primed.native.arguments import as_numpy, check_array, check_range, plain
 from primed.native.errors import MalformedBytes
 from primed.native.twins import delta as twin
 from primed.native.twins.delta import WEIGHTS_MAX
@@ -30,6 +31,7 @@ __all__ = ["WEIGHTS_MAX", "apply", "encode", "pack", "packed_bytes_max", "unpack
 
 def encode(old: U16, new: U16) -> tuple[bytes, list[int]]:
     """The changes from old to new, uncompressed, and where a compressor does well to begin anew."""
+    old, new = as_numpy(old), as_numpy(new)
     _check_chunk(old, new)
     if compiled.ext is None:
         return twin.encode(old, new)
@@ -39,6 +41,7 @@ def encode(old: U16, new: U16) -> tuple[bytes, list[int]]:
 def apply(old: U16, changes: bytes, out: U16) -> None:
     """Write old with the changes, bytes from anywhere, to `out`, another array. Raises
     MalformedBytes; `out` is then of no use."""
+    old, out = as_numpy(old), as_numpy(out)
     _check_out(old, out)
     try:
         if compiled.ext is None:
@@ -52,6 +55,7 @@ def apply(old: U16, changes: bytes, out: U16) -> None:
 
 def pack(old: U16, new: U16) -> bytes:
     """The chunk of a delta that turns old into new."""
+    old, new = as_numpy(old), as_numpy(new)
     changes, cuts = encode(old, new)
     if not changes:
         return bytes([_SAME])
@@ -66,6 +70,7 @@ def pack(old: U16, new: U16) -> bytes:
 def unpack(old: U16, packed: bytes, out: U16) -> None:
     """Write what a packed chunk from anywhere makes of old to `out`, another array. Raises
     MalformedBytes; `out` is then of no use."""
+    old, out = as_numpy(old), as_numpy(out)
     _check_out(old, out)
     kind, frame = packed[:1], memoryview(packed)[1:]
     if kind == bytes([_CHANGES]):

@@ -2,6 +2,7 @@
 fp32 numbers as a bf16 step and codes of 8, 4 or 2 bits; 8.25, 4.25 and 2.25 bits a number.
 
 Blocks stand alone: the bytes of a row are those of its parts, cut at multiples of 64, joined.
+Arrays are NumPy's, or CPU tensors by DLPack, read (and added to) where they lie.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from primed.native import compiled
-from primed.native.arguments import check_array, check_range, plain
+from primed.native.arguments import as_numpy, check_array, check_range, plain
 from primed.native.errors import MalformedBytes
 from primed.native.twins import quantise as twin
 from primed.native.twins.quantise import BLOCK, F32, U8
@@ -31,6 +32,7 @@ def quantise(bits: int, values: F32) -> U8:
     """Bytes of the numbers f32 [n]. ValueError if one is not finite, or within 1 % of the largest
     fp32 number."""
     _check_bits(bits)
+    values = as_numpy(values)
     check_array("values", values, np.float32, 1)
     values = plain(values)
     if compiled.ext is None:
@@ -58,6 +60,7 @@ def dequantise(bits: int, data: U8 | bytes, count: int) -> F32:
 def accumulate(bits: int, data: U8 | bytes, out: NDArray[np.float32]) -> None:
     """Add the len(out) numbers of bytes from anywhere to `out`. Raises MalformedBytes, and then
     `out` is as it was."""
+    out = as_numpy(out)
     check_array("out", out, np.float32, 1)
     if not out.flags.c_contiguous or not out.flags.writeable:
         raise ValueError("out is not contiguous and writeable")
@@ -70,7 +73,9 @@ def accumulate(bits: int, data: U8 | bytes, out: NDArray[np.float32]) -> None:
 
 def _checked(bits: int, data: U8 | bytes, count: int) -> U8:
     _check_bits(bits)
-    array = np.frombuffer(data, np.uint8) if isinstance(data, bytes | memoryview) else data
+    array = (
+        np.frombuffer(data, np.uint8) if isinstance(data, bytes | memoryview) else as_numpy(data)
+    )
     check_array("data", array, np.uint8, 1)
     if len(array) != (wanted := twin.quantised_bytes(bits, count)):
         raise MalformedBytes(f"{len(array)} bytes where {count} numbers need {wanted}")

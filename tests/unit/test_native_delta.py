@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -233,3 +234,12 @@ def test_wrong_arguments_are_value_errors() -> None:
         deltas.unpack(old, b"\x00", np.empty(20, np.uint16)[::2])
     spread = np.repeat(old, 2)[::2]
     assert deltas.encode(spread, old) == (b"", [])
+
+
+def test_tensors_are_read_and_written_where_they_lie() -> None:
+    old, new = weights(1000), stepped(weights(1000), 0.1)
+    tensors = [torch.from_numpy(array.copy()) for array in (old, new, old)]
+    packed = deltas.pack(tensors[0], tensors[1])  # type: ignore[arg-type]
+    assert packed == deltas.pack(old, new)
+    deltas.unpack(tensors[0], packed, tensors[2])  # type: ignore[arg-type]
+    assert np.array_equal(tensors[2].numpy(), new)

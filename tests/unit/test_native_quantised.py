@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -153,3 +156,16 @@ def test_wrong_arguments_are_value_errors() -> None:
     with pytest.raises(ValueError, match="writeable"):
         accumulate(8, data, fixed)
     assert np.array_equal(dequantise(8, data.tobytes(), 64), dequantise(8, data, 64))
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_tensors_are_read_and_added_to_where_they_lie(bits: int) -> None:
+    values = some(100)
+    tensor: Any = torch.from_numpy(values.copy())
+    data = quantise(bits, tensor)
+    assert np.array_equal(data, quantise(bits, values))
+    accumulate(bits, data, tensor)
+    assert np.array_equal(tensor.numpy(), values + dequantise(bits, data, 100))
+    tensor.requires_grad_(True)
+    with pytest.raises(ValueError, match="shared"):
+        quantise(bits, tensor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,3 +147,12 @@ def test_wrong_arguments_are_value_errors() -> None:
     strided = np.arange(10, dtype=np.float32)[::3]
     assert np.array_equal(bf16_of(strided), bf16_of(strided.copy()))
     assert bf16_of(np.ones((2, 3), np.float32)).shape == (2, 3)
+
+
+def test_tensors_are_read_where_they_lie() -> None:
+    values: Any = torch.randn(2, 50)
+    rounded = bf16_of(values)
+    assert np.array_equal(rounded, torch_bits(values.numpy()))
+    rows: Any = [torch.from_numpy(row.copy()) for row in rounded]
+    half = np.full(2, 0.5)
+    assert np.array_equal(average_bf16(rows, half), average_bf16(list(rounded), half))
