@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ CHUNK = 4 * 1024 * 1024  # weights of a delta's chunk
 RUNS = 7
 WARM_STEPS, SETTLED_STEPS, SPAN = 120, 20, 8
 BATCH, LENGTH = 8, 64
+# algorithms.md section 5, on its own model and steps (0.7, 2 and 7 % changed)
+DESIGN_RATIOS = {"lr1e-6": 341.0, "lr3e-6": 113.0, "lr1e-5": 38.0, f"lr3e-6.span{SPAN}": 31.0}
 SPEC = ModelSpec(
     architecture="llama",
     tokenizer="bytes",
@@ -99,9 +102,9 @@ def quantise_rates() -> Iterator[Figure]:
     for name, bits in (("int8", 8), ("int4", 4), ("ternary", 2)):
         data = quantised.quantise(bits, numbers)
         works: dict[str, Callable[[], object]] = {
-            "encode": lambda bits=bits: quantised.quantise(bits, numbers),
-            "decode": lambda bits=bits, data=data: quantised.dequantise(bits, data, len(numbers)),
-            "accumulate": lambda bits=bits, data=data: quantised.accumulate(bits, data, total),
+            "encode": partial(quantised.quantise, bits, numbers),
+            "decode": partial(quantised.dequantise, bits, data, len(numbers)),
+            "accumulate": partial(quantised.accumulate, bits, data, total),
         }
         for verb, work in works.items():
             rate = numbers.nbytes / seconds_of(work)
@@ -143,18 +146,46 @@ def delta_sizes() -> Iterator[Figure]:
 
 def _sizes(name: str, old: U16, new: U16) -> Iterator[Figure]:
     size, plain = len(deltas.pack(old, new)), _gap_zstd_bytes(old, new)
-    about = {"changed_percent": 100 * float((old != new).mean()), "weights": float(old.size)}
+    about = {
+        "changed_percent": 100 * float((old != new).mean()),
+        "weights": float(old.size),
+        "design_codec": old.nbytes / _design_codec_bytes(old, new),
+        "design_on_its_own_steps": DESIGN_RATIOS[name],
+    }
     yield f"delta_size_ratio.{name}", old.nbytes / size, "x", about
     yield f"delta_size_vs_gap_zstd.{name}", plain / size, "x", {"gap_zstd": old.nbytes / plain}
 
 
 def _gap_zstd_bytes(old: U16, new: U16) -> int:
     places = np.flatnonzero(old != new)
+    compress = zstandard.ZstdCompressor(level=3).compress
+    return len(compress(_gap_bytes(places))) + len(compress(new[places].tobytes()))
+
+
+def _gap_bytes(places: NDArray[np.intp]) -> bytes:
     escapes, rest = np.divmod(np.diff(places, prepend=-1) - 1, 255)
     gaps = np.full(len(rest) + int(escapes.sum()), 255, np.uint8)
     gaps[np.cumsum(escapes + 1) - 1] = rest
+    return gaps.tobytes()
+
+
+def _design_codec_bytes(old: U16, new: U16) -> int:
+    """The codec whose sizes algorithms.md section 5 states, on these steps: of each exponent gaps as
+    a zstd frame of its own; signs of +-1; gaps and zigzag bytes of the other distances; level 3."""
     compress = zstandard.ZstdCompressor(level=3).compress
-    return len(compress(gaps.tobytes())) + len(compress(new[places].tobytes()))
+    exponents, size = (old >> 7) & 0xFF, 0
+    for exponent in np.unique(exponents):
+        members = np.flatnonzero(exponents == exponent)
+        changed = np.flatnonzero(old[members] != new[members])
+        size += 4 + len(compress(_gap_bytes(changed))) if len(changed) else 2
+    order = np.argsort(exponents, kind="stable")
+    order = order[old[order] != new[order]]
+    ordered = [np.where(w & 0x8000, -(w & 0x7FFF).astype(int), w) for w in (old, new)]
+    steps = (ordered[1] - ordered[0])[order]
+    others = np.flatnonzero(np.abs(steps) != 1)
+    coded = np.minimum(np.abs(steps[others]), 127) * 2 + (steps[others] < 0)
+    size += len(compress(_gap_bytes(others))) + len(compress(coded.astype(np.uint8).tobytes()))
+    return size + (len(steps) - len(others) + 7) // 8
 
 
 def _corpus() -> Tensor:
