@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaRotaryEmbedding
 
+from primed.native import rounding
 from primed.training import weights
 from primed.training.errors import BadConfig
 from primed.verify.runspec import ModelSpec
@@ -125,10 +126,8 @@ def as_float(tensor: NDArray[np.generic]) -> Tensor:
 
 
 def as_bf16(tensor: Tensor) -> NDArray[np.uint16]:
-    """The tensor rounded to nearest even bf16, as uint16."""
-    rounded = tensor.detach().to(torch.bfloat16).contiguous()
-    bits: NDArray[np.uint16] = rounded.view(torch.int16).cpu().numpy().view(np.uint16)
-    return bits
+    """The tensor rounded to nearest even bf16, as uint16; a NaN has the same bits everywhere."""
+    return rounding.bf16_of(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
 
 
 def policy_of(model: nn.Module) -> dict[str, NDArray[np.uint16]]:

@@ -28,6 +28,7 @@ def measure(
     """
     spec = context.spec
     rollouts = [rollout for _, _, _, rollout in batch.rollouts()]
+    replayable = _proofs_of_other_groups(batch)
     assigned = assign(context.run_id, batch.worker, batch.counter, spec, context.sizes)
     seeds = [seed for group in assigned for seed in group.seeds]
     to_score = _by_rollout(rollouts, opened)
@@ -40,12 +41,9 @@ def measure(
         samplings.append(sampling.replay(own.logits, ids, seeds[index], first, temperature))
         logprobs = processed_logprobs(own.logits, ids, temperature)
         error_sum += judgement.logprob_error_sum(rollout.logprob_values, logprobs)
-        for chunk in to_score[index]:
-            score = _score(rollout.proofs[chunk], own, chunk, spec.proof)
-            if score is None:
-                malformed += 1
-            else:
-                chunks.append(score)
+        scores = _scores(rollout, own, to_score[index], replayable[index], spec.proof)
+        malformed += scores.count(None)
+        chunks += [score for score in scores if score is not None]
     if not chunks:  # all that was opened is malformed: nothing to measure a distance on
         chunks = [toploc.ChunkScore(1, 0, float(toploc.DISTANCE_CAP))]
     return judgement.pooled(samplings, chunks, error_sum), malformed
@@ -61,8 +59,21 @@ def _by_rollout(rollouts: Sequence[Rollout], opened: Sequence[int]) -> dict[int,
     return found
 
 
-def _score(proof: bytes, own: Prefill, chunk: int, spec: ProofSpec) -> toploc.ChunkScore | None:
-    """The score of one opened chunk, None if its proof is malformed."""
-    rows = own.rows[chunk * spec.chunk_tokens : (chunk + 1) * spec.chunk_tokens]
-    decoded = toploc.decode_proof(proof, rows.size, spec.k)
-    return None if isinstance(decoded, str) else toploc.score_chunk(decoded, rows, spec.k)
+def _proofs_of_other_groups(batch: Batch) -> list[bytes]:
+    """Of each rollout the first proof of the next group, another prompt's; b"" if there is one group.
+
+    What replaying a proof would score. Within a group completions, and so proofs, may be equal.
+    """
+    firsts = [group.rollouts[0].proofs[0] for group in batch.groups]
+    following = firsts[1:] + firsts[:1] if len(firsts) > 1 else [b""]
+    return [following[g] for g, _, _, _ in batch.rollouts()]
+
+
+def _scores(
+    rollout: Rollout, own: Prefill, opened: Sequence[int], other: bytes, spec: ProofSpec
+) -> list[toploc.ChunkScore | None]:
+    """The scores of a rollout's opened chunks, None for a malformed proof."""
+    size = spec.chunk_tokens
+    chunks = [own.rows[chunk * size : (chunk + 1) * size] for chunk in opened]
+    proofs = [rollout.proofs[chunk] for chunk in opened]
+    return toploc.score_chunks(chunks, proofs, spec.k, [other] * len(opened))

@@ -140,10 +140,7 @@ def digest_of(tensors: Tensors) -> bytes:
     table = [field for name in names for field in _table_row(name, tensors[name])]
     leaves = [merkle.leaf_hash(joined(table))]
     for name in names:
-        data = _bytes_of(tensors[name])
-        leaves += [
-            merkle.leaf_hash(data[at : at + LEAF_BYTES]) for at in range(0, len(data), LEAF_BYTES)
-        ]
+        leaves += merkle.leaf_hashes(bytes_of(tensors[name]), LEAF_BYTES)
     return merkle.root_of(leaves)
 
 
@@ -158,34 +155,44 @@ def _table_row(name: str, tensor: NDArray[Any]) -> Iterator[bytes]:
     yield joined([u64(n) for n in tensor.shape])
 
 
-def _bytes_of(tensor: NDArray[Any]) -> memoryview:
+def bytes_of(tensor: NDArray[Any]) -> memoryview:
+    """A tensor's raw bytes, little-endian, without a copy if it is contiguous."""
     return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
 
 
 def write(path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> None:
     """Write uint16 (bf16) and float32 tensors; equal arguments give equal bytes. Atomic: the file
     and its directory are synced before this returns."""
+    layout = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+
+    def fill(file: BinaryIO) -> None:
+        file.write(header_of(layout, metadata))
+        file.writelines(bytes_of(tensors[name]) for name in order_of(layout))
+
+    write_atomically(path, fill)
+
+
+Layout = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]  # dtype and shape by name
+
+
+def order_of(layout: Layout) -> list[str]:
+    """Names in the order in which a file that we write holds them: wide types first, so that all
+    are aligned; then by name."""
+    return sorted(layout, key=lambda name: (-layout[name][0].itemsize, name))
+
+
+def header_of(layout: Layout, metadata: Mapping[str, str] | None = None) -> bytes:
+    """What comes before the tensors, in order_of the layout, in a file that we write."""
     header: dict[str, Any] = {_METADATA: dict(sorted(metadata.items()))} if metadata else {}
     at = 0
-    for name in sorted(tensors, key=lambda n: (-tensors[n].dtype.itemsize, n)):
-        tensor = tensors[name]
-        end = at + tensor.nbytes
-        header[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [at, end],
-        }
+    for name in order_of(layout):
+        dtype, shape = layout[name]
+        end = at + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [at, end]}
         at = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format asks for aligned data
-
-    def fill(file: BinaryIO) -> None:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in header:
-            if name != _METADATA:
-                file.write(_bytes_of(tensors[name]))
-
-    write_atomically(path, fill)
+    return len(text).to_bytes(8, "little") + text
 
 
 def write_atomically(path: Path, fill: Callable[[BinaryIO], object]) -> None:

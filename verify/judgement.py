@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from primed.verify.runspec import Thresholds
+from primed.verify.runspec import Band, Thresholds
 from primed.verify.sampling import SamplingScore
-from primed.verify.toploc import ChunkScore, proof_distance
+from primed.verify.toploc import ChunkScore, proof_distance, proof_null, proof_offset
 
 Outcome = Literal["accept", "reject", "inconclusive"]
 
@@ -25,8 +25,19 @@ LOGPROB_ERROR_CAP = 4.0  # nats: one absurd token does not decide a mean
 _REASONS = {
     "sampling_mismatch": "sampling",
     "sampling_margin": "sampling",
+    "proof_offset": "proof",
+    "proof_null": "proof",
     "proof_distance": "proof",
     "logprob_error": "logprob",
+}
+
+# The same for every model: both compare a proof with what can be had without the states.
+FIXED_BANDS = {
+    # honest 1 to 5 % (the share of all numbers that are plausible), a constant 100 %
+    "proof_offset": Band(accept=0.10, reject=0.15),
+    # honest distances are a few ULP where knowing nothing costs half the cap; a constant or a
+    # replay has 1 or more
+    "proof_null": Band(accept=0.5, reject=0.8),
 }
 
 
@@ -45,6 +56,7 @@ def pooled(
     logprob_error_sums: sum over the same tokens as `samplings`. Raises ValueError if there are none.
     """
     tokens, mismatches, margin_sum = 0, 0, 0.0
+    chunks = list(chunks)
     for score in samplings:
         tokens, mismatches = tokens + score.tokens, mismatches + score.mismatches
         margin_sum += score.margin_sum
@@ -54,6 +66,8 @@ def pooled(
         "sampling_mismatch": mismatches / tokens,
         "sampling_margin": margin_sum / tokens,
         "proof_distance": proof_distance(chunks),
+        "proof_offset": proof_offset(chunks),
+        "proof_null": proof_null(chunks),
         "logprob_error": logprob_error_sums / tokens,
     }
 
@@ -68,7 +82,7 @@ def judge(
     """
     if malformed_proofs:
         return "reject", "proof"
-    bands = {name: getattr(thresholds, name) for name in _REASONS}
+    bands = {name: FIXED_BANDS.get(name) or getattr(thresholds, name) for name in _REASONS}
     for name, reason in _REASONS.items():
         if measurements[name] > bands[name].reject:
             return "reject", reason

@@ -16,6 +16,12 @@ def leaf_hash(data: bytes | memoryview) -> bytes:
     return hasher.digest()
 
 
+def leaf_hashes(data: bytes | memoryview, leaf_bytes: int) -> list[bytes]:
+    """leaf_hash of each `leaf_bytes` of the data (a view of bytes); the last leaf may be short."""
+    view = memoryview(data)
+    return [leaf_hash(view[at : at + leaf_bytes]) for at in range(0, len(view), leaf_bytes)]
+
+
 def _node_hash(left: bytes, right: bytes) -> bytes:
     return blake3(b"\x01" + left + right).digest()
 

@@ -1,15 +1,14 @@
-"""TOPLOC proofs (Ong et al. 2025): strict decoder and score. The codec is `primed.native.toploc_*`.
+"""TOPLOC proofs (Ong et al. 2025): strict decoder, scores and what a batch's scores say together.
 
 A chunk is up to `chunk_tokens` rows of bf16 bit patterns u16 [n, H], the states that enter the LM
-head where tokens are sampled. `decode_proof` takes hostile bytes and returns a proof or the reason
-why there is none; it never raises for their content. Scores are pooled before they are compared
-with anything: no single chunk or rollout is refused for its distance.
+head where tokens are sampled. Hostile bytes give a proof or score, or the reason why there is none;
+their content never raises. The codec and the loops are `primed.native.toploc_*`. Scores are pooled
+before they are compared with anything: no single chunk or rollout is refused for its distance.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from msgspec import Struct
@@ -17,13 +16,26 @@ from numpy.typing import NDArray
 
 from primed import native
 from primed.native import PRIME
-
-MODULUS_MIN = 65433  # honest chunks of any size stay above it for k up to 128
+from primed.native.twins.toploc import (
+    GOOD,
+    MODULUS_MIN,
+    WRONG_COEFFICIENT,
+    WRONG_LENGTH,
+    WRONG_MODULUS,
+)
 
 # Distances are in ULP of bf16, which has 128 to an octave: half an octave off, or the wrong sign,
 # is simply wrong. Low enough that the places where an honest top k is cut differently by another
 # kernel (about 2 %, each worth the cap) weigh less than real distances do.
 DISTANCE_CAP = 64
+
+# Fewer places outside the top, over all chunks of a batch, say nothing: the share of plausible
+# numbers is 1 to 5 % for honest proofs, and 15 % of 64 places are 10.
+OFFSET_PLACES_MIN = 64
+
+# Where a constant or another chunk's proof comes closer than this, the states hardly differ, and a
+# margin between distances means nothing; then a proof only has to be about as close.
+NULL_DISTANCE_MIN = 4.0
 
 
 class Proof(Struct, frozen=True):
@@ -34,11 +46,18 @@ class Proof(Struct, frozen=True):
 
 
 class ChunkScore(Struct, frozen=True):
-    """Of one chunk: top places compared, wrong signs, and the sum of capped distances in ULP."""
+    """Of one chunk, see primed.native.twins.toploc.SCORE_COLUMNS: distances are sums of capped ULP.
+
+    The nulls are what a worker reaches that does not know the chunk.
+    """
 
     values: int
     sign_errors: int
     distance_sum: float
+    offset_places: int = 0
+    offset_plausible: int = 0
+    constant_sum: float = 0.0
+    replay_sum: float = 0.0
 
 
 def proof_bytes(elements: int, k: int) -> int:
@@ -54,38 +73,31 @@ def chunks_of(tokens: int, chunk_tokens: int) -> list[int]:
 
 def decode_proof(data: bytes, elements: int, k: int) -> Proof | str:
     """The proof of a chunk of `elements` numbers, or the reason why these bytes are none."""
-    wanted = proof_bytes(elements, k)
-    if len(data) != wanted:
-        return f"{len(data)} bytes instead of {wanted}"
-    (modulus,) = struct.unpack_from(">H", data)
+    status, modulus, coefficients = native.toploc_decode(data, elements, k)
+    if status == GOOD:
+        return Proof(modulus, coefficients)
     lowest = PRIME if elements <= PRIME else MODULUS_MIN
-    if not lowest <= modulus <= PRIME:
-        return f"modulus {modulus} is not in [{lowest}, {PRIME}]"
-    coefficients = np.frombuffer(data, ">u2", offset=2).astype(np.uint16)
-    if int(coefficients.max()) >= PRIME:
-        return f"a coefficient is not below {PRIME}"
-    return Proof(modulus, coefficients)
+    return {
+        WRONG_LENGTH: f"{len(data)} bytes instead of {proof_bytes(elements, k)}",
+        WRONG_MODULUS: f"modulus {modulus} is not in [{lowest}, {PRIME}]",
+        WRONG_COEFFICIENT: f"a coefficient is not below {PRIME}",
+    }[status]
 
 
-def score_chunk(proof: Proof, rows: NDArray[np.uint16], k: int) -> ChunkScore:
-    """Compare a proof with the verifier's own rows u16 [n, H] at the verifier's own top places.
+def score_chunks(
+    chunks: Sequence[NDArray[np.uint16]],
+    proofs: Sequence[bytes],
+    k: int,
+    others: Sequence[bytes] | None = None,
+    threads: int = 1,
+) -> list[ChunkScore | None]:
+    """Scores of hostile proofs at the verifier's own rows u16 [n, H]; None for a malformed proof.
 
-    Raises ValueError when the proof was decoded for a chunk of another size.
+    others: for each chunk another chunk's proof of the same worker, b"" for none. Take one of
+    another prompt: equal completions of one prompt have equal proofs.
     """
-    places, values = native.toploc_top(rows, k)
-    if len(places) != len(proof.coefficients):
-        raise ValueError(f"a proof of {len(proof.coefficients)} places for {len(places)}")
-    own = (values.astype(np.int64) % PRIME).astype(np.uint16)  # as far as a proof can say it
-    stated = native.toploc_evaluate(proof.coefficients, places % proof.modulus)
-    wrong_sign = (own ^ stated) >> np.uint16(15) != 0
-    distance = np.minimum(np.abs(_magnitude(own) - _magnitude(stated)), DISTANCE_CAP)
-    distance[wrong_sign] = DISTANCE_CAP
-    return ChunkScore(len(places), int(wrong_sign.sum()), float(distance.sum()))
-
-
-def _magnitude(bits: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """bf16 patterns without their sign: integers in the order of the magnitudes."""
-    return (bits & np.uint16(0x7FFF)).astype(np.int64)
+    scores = native.toploc_score(chunks, proofs, k, DISTANCE_CAP, others, threads)
+    return [ChunkScore(*row) if status == GOOD else None for status, *row in scores.tolist()]
 
 
 def proof_distance(scores: Iterable[ChunkScore]) -> float:
@@ -96,3 +108,25 @@ def proof_distance(scores: Iterable[ChunkScore]) -> float:
     if not values:
         raise ValueError("no chunk was scored")
     return distance_sum / values
+
+
+def proof_offset(scores: Iterable[ChunkScore]) -> float:
+    """Share of places outside the top where the proofs give numbers that could stand in the top.
+
+    About 2 % if they go through the chunk's values, 1 for a constant; 0 where too few places were
+    looked at to tell.
+    """
+    places, plausible = 0, 0
+    for score in scores:
+        places, plausible = places + score.offset_places, plausible + score.offset_plausible
+    return plausible / places if places >= OFFSET_PLACES_MIN else 0.0
+
+
+def proof_null(scores: Sequence[ChunkScore]) -> float:
+    """The proofs' distance as a share of the better null's, the best constants or replays.
+
+    0 is exact, 1 is no better than knowing nothing. Raises ValueError if there are no scores.
+    """
+    values = sum(score.values for score in scores)
+    nulls = sum(s.constant_sum for s in scores), sum(s.replay_sum for s in scores)
+    return proof_distance(scores) / max(min(nulls) / values, NULL_DISTANCE_MIN)

@@ -4,20 +4,14 @@
 
 #include <algorithm>
 #include <cfloat>
-#include <cstring>
+#include <limits>
 
-#include "gumbel_coefficients.h"
+#include "clones.h"
+#include "gumbel_steps.h"
 
 static_assert(FLT_EVAL_METHOD == 0, "fp32 must be evaluated as fp32");
 #ifdef __FAST_MATH__
 #error "-ffast-math changes bits that other machines check"
-#endif
-
-// One version per instruction set, chosen when the module is loaded; the bits are the same.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && !defined(__clang__)
-#define PRIMED_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define PRIMED_CLONES
 #endif
 
 namespace primed {
@@ -25,77 +19,41 @@ namespace {
 
 constexpr std::size_t kBlock = 256;  // counters at a time: 4 KiB of words stay in the first cache
 
-inline std::int32_t bits_of(float value) {
-    std::int32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-inline float float_of(std::int32_t bits) {
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-template <std::size_t N>
-inline __attribute__((always_inline)) float polynomial(const float (&c)[N], float x) {
-    float value = c[N - 1];
-#pragma GCC unroll 8
-    for (int i = static_cast<int>(N) - 2; i >= 0; --i) value = value * x + c[i];
-    return value;
-}
-
-// Natural logarithm of a positive normal number.
-inline __attribute__((always_inline)) float ln(float z) {
-    const std::int32_t bits = bits_of(z);
-    const std::int32_t exponent = (bits - 0x3f3504f3) >> 23;
-    const float f = float_of(bits - exponent * (1 << 23)) - 1.0f;
-    const float e = static_cast<float>(exponent);
-    const float square = f * f;
-    float y = (square * f) * polynomial(kQ, f);
-    y = y + e * -2.12194440e-4f;
-    y = y - 0.5f * square;
-    y = y + f;
-    return y + e * 0.693359375f;
-}
-
-inline __attribute__((always_inline)) float noise_of(std::uint32_t word) {
-    const auto low = static_cast<std::int32_t>(word & 0x7fffffffu);
-    const float x = (static_cast<float>(low) + 0.5f) * 0x1p-32f;
-    const float a = -ln(x);
-    const float upper = a - polynomial(kR, x) * x;
-    const float lower = -ln(a);
-    return word >> 31 ? upper : lower;
-}
-
 // words[4 * i + j] = output j of Philox4x32-10 for counter (first + i, position, 0, 0)
 PRIMED_CLONES void philox(std::uint64_t seed, std::uint32_t position, std::uint32_t first,
                           std::size_t counters, std::uint32_t* words) {
     for (std::size_t i = 0; i < counters; ++i) {
-        std::uint32_t c0 = first + static_cast<std::uint32_t>(i), c1 = position, c2 = 0, c3 = 0;
-        auto k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
-#pragma GCC unroll 10
-        for (int round = 0; round < 10; ++round) {
-            const std::uint64_t p0 = std::uint64_t{c0} * 0xD2511F53u;
-            const std::uint64_t p1 = std::uint64_t{c2} * 0xCD9E8D57u;
-            c0 = static_cast<std::uint32_t>(p1 >> 32) ^ c1 ^ k0;
-            c1 = static_cast<std::uint32_t>(p1);
-            c2 = static_cast<std::uint32_t>(p0 >> 32) ^ c3 ^ k1;
-            c3 = static_cast<std::uint32_t>(p0);
-            k0 += 0x9E3779B9u;
-            k1 += 0xBB67AE85u;
-        }
-        words[4 * i] = c0;
-        words[4 * i + 1] = c1;
-        words[4 * i + 2] = c2;
-        words[4 * i + 3] = c3;
+        const auto [output] =
+            gumbel_steps::philox(seed, position, first + static_cast<std::uint32_t>(i));
+        words[4 * i] = output[0];
+        words[4 * i + 1] = output[1];
+        words[4 * i + 2] = output[2];
+        words[4 * i + 3] = output[3];
     }
+}
+
+PRIMED_CLONES void add_noise(const float* logits, const std::uint32_t* words, std::size_t count,
+                             float inverse_temperature, float* scores) {
+    for (std::size_t i = 0; i < count; ++i)
+        scores[i] = logits[i] * inverse_temperature + gumbel_steps::noise_of(words[i]);
+}
+
+constexpr std::size_t kLanes = 32;
+
+// Largest of `count` scores, a multiple of kLanes; NaN is never larger.
+PRIMED_CLONES float largest(const float* scores, std::size_t count) {
+    float lanes[kLanes];
+    std::fill_n(lanes, kLanes, -std::numeric_limits<float>::infinity());
+    for (std::size_t at = 0; at < count; at += kLanes)
+        for (std::size_t i = 0; i < kLanes; ++i)
+            lanes[i] = scores[at + i] > lanes[i] ? scores[at + i] : lanes[i];
+    return *std::max_element(lanes, lanes + kLanes);
 }
 
 }  // namespace
 
 PRIMED_CLONES void gumbel_of_words(const std::uint32_t* words, std::size_t count, float* out) {
-    for (std::size_t i = 0; i < count; ++i) out[i] = noise_of(words[i]);
+    for (std::size_t i = 0; i < count; ++i) out[i] = gumbel_steps::noise_of(words[i]);
 }
 
 void gumbel(const std::uint64_t* seeds, const std::uint32_t* positions, std::size_t rows,
@@ -109,6 +67,35 @@ void gumbel(const std::uint64_t* seeds, const std::uint32_t* positions, std::siz
             gumbel_of_words(words, count, out + b * vocabulary + t);
         }
     }
+}
+
+float gumbel_at(std::uint64_t seed, std::uint32_t position, std::uint32_t token) {
+    std::uint32_t words[4];
+    philox(seed, position, token / 4, 1, words);
+    return gumbel_steps::noise_of(words[token % 4]);
+}
+
+Choice choose(const float* logits, std::size_t vocabulary, std::uint64_t seed,
+              std::uint32_t position, float inverse_temperature, bool greedy) {
+    std::uint32_t words[4 * kBlock];
+    float scores[4 * kBlock];
+    Choice best{0, -std::numeric_limits<float>::infinity()};
+    for (std::size_t t = 0; t < vocabulary; t += 4 * kBlock) {
+        const std::size_t count = std::min(4 * kBlock, vocabulary - t);
+        if (greedy) {
+            std::copy_n(logits + t, count, scores);
+        } else {
+            philox(seed, position, static_cast<std::uint32_t>(t / 4), (count + 3) / 4, words);
+            add_noise(logits + t, words, count, inverse_temperature, scores);
+        }
+        const std::size_t end = (count + kLanes - 1) / kLanes * kLanes;
+        std::fill(scores + count, scores + end, -std::numeric_limits<float>::infinity());
+        const float found = largest(scores, end);
+        if (!(found > best.score)) continue;
+        const float* first = std::find(scores, scores + count, found);
+        best = {static_cast<std::uint32_t>(t + (first - scores)), *first};
+    }
+    return best;
 }
 
 }  // namespace primed

@@ -13,4 +13,17 @@ void gumbel_of_words(const std::uint32_t* words, std::size_t count, float* out);
 void gumbel(const std::uint64_t* seeds, const std::uint32_t* positions, std::size_t rows,
             std::size_t vocabulary, float* out);
 
+// The noise of one token at (seed, position).
+float gumbel_at(std::uint64_t seed, std::uint32_t position, std::uint32_t token);
+
+struct Choice {
+    std::uint32_t token;
+    float score;
+};
+
+// First token with the largest score logits[t] * inverse_temperature + noise, each operation rounded
+// to fp32; without noise where `greedy`. NaN never wins.
+Choice choose(const float* logits, std::size_t vocabulary, std::uint64_t seed,
+              std::uint32_t position, float inverse_temperature, bool greedy);
+
 }  // namespace primed

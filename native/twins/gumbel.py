@@ -30,6 +30,7 @@ _R = [
         *("-0x1.74d66ap-5", "0x1.5b747ep-2", "-0x1.ca4c5cp-2", "0x1.8ce812p-2"),
     )
 ]
+BLOCK_SCORES = 1 << 22  # scores held at once: 16 MiB
 _LN2_HIGH = np.float32(0.693359375)
 _LN2_LOW = np.float32(-2.12194440e-4)
 _SQRT_HALF_BITS = np.int32(0x3F3504F3)
@@ -44,6 +45,45 @@ def gumbel(seeds: NDArray[np.uint64], positions: Words, vocabulary: int) -> Floa
     words = philox((fours, positions[:, None], zero, zero), (key_low, key_high))
     interleaved = np.stack(words, axis=-1).reshape(len(seeds), 4 * fours.size)
     return gumbel_of_words(interleaved[:, :vocabulary])
+
+
+def gumbel_at(seeds: NDArray[np.uint64], positions: Words, tokens: Words) -> Floats:
+    """Noise [B] of one token u32 [B] of each row."""
+    zero = np.zeros(len(tokens), np.uint32)
+    key = seeds.astype(np.uint32), (seeds >> np.uint64(32)).astype(np.uint32)
+    words = np.stack(philox((tokens >> np.uint32(2), positions, zero, zero), key))  # [4, B]
+    return gumbel_of_words(words[tokens & np.uint32(3), np.arange(len(tokens))])
+
+
+def scores(logits: Floats, noise: Floats, inverse_temperature: np.float32) -> Floats:
+    """logits · (1/T) + noise, each operation rounded to fp32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return logits * inverse_temperature + noise
+
+
+def choose(
+    logits: Floats,
+    seeds: NDArray[np.uint64],
+    positions: Words,
+    inverse_temperature: np.float32,
+    greedy: bool,
+) -> tuple[Words, Floats]:
+    """(tokens, their scores) [B]: the first largest score of each row of logits [B, V].
+
+    NaN counts as -infinity; where nothing is larger, the answer is token 0 with -infinity.
+    """
+    rows = max(1, BLOCK_SCORES // logits.shape[1])
+    tokens, best = np.empty(len(logits), np.uint32), np.empty(len(logits), np.float32)
+    for at in range(0, len(logits), rows):
+        part = slice(at, at + rows)
+        found = logits[part]
+        if not greedy:
+            noise = gumbel(seeds[part], positions[part], logits.shape[1])
+            found = scores(found, noise, inverse_temperature)
+        found = np.where(np.isnan(found), np.float32(-np.inf), found)
+        tokens[part] = found.argmax(axis=1)
+        best[part] = found[np.arange(len(found)), tokens[part]]
+    return tokens, best
 
 
 def philox(

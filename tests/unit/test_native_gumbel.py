@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from primed import native
 from primed.native.twins import gumbel as twin
+
+Floats = NDArray[np.float32]
 
 EDGES = np.array(
     [
@@ -45,7 +50,7 @@ FIXED_EDGES = [
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test holds with the compiled module and with its twin alone."""
     if request.param != "as built":
-        monkeypatch.setattr(native, "_ext", None)
+        monkeypatch.setattr("primed.native.compiled.ext", None)
 
 
 def words_of(count: int, seed: int) -> NDArray[np.uint32]:
@@ -119,6 +124,94 @@ def test_compiled_matrix_equals_the_twin(vocabulary: int) -> None:
     positions = np.array([0, 2**32 - 1, 5, 131_072], np.uint32)
     compiled = native.gumbel(seeds, positions, vocabulary)
     assert np.array_equal(as_bits(compiled), as_bits(twin.gumbel(seeds, positions, vocabulary)))
+
+
+LOGITS = st.one_of(
+    st.floats(width=32),  # NaN, infinities, denormals and zeros of both signs among them
+    st.sampled_from([0.0, -0.0, 1.0, float("inf"), float("-inf"), float("nan"), 1e-40, 3e38]),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(0, 3), st.integers(1, 70)), elements=LOGITS),
+    st.sampled_from([0.0, 1e-30, 0.7, 1.0, float("inf")]),
+    st.integers(0, 2**64 - 1),
+)
+def test_choices_equal_the_twins(logits: Floats, temperature: float, seed: int) -> None:
+    seeds = np.full(len(logits), seed, np.uint64)
+    positions = np.arange(len(logits), dtype=np.uint32) + np.uint32(seed % 2**31)
+    tokens, scores = native.gumbel_choose(logits, seeds, positions, temperature, threads=2)
+    inverse = np.float32(1 / temperature) if temperature else np.float32(0)
+    expected = twin.choose(logits, seeds, positions, inverse, temperature == 0)
+    assert np.array_equal(tokens, expected[0])
+    assert np.array_equal(as_bits(scores), as_bits(expected[1]))
+    at = native.gumbel_scores_at(logits, tokens, seeds, positions, temperature)
+    assert np.array_equal(at, scores) or np.isneginf(scores).any()
+
+
+@pytest.mark.parametrize("vocabulary", [1023, 1024, 1025, 50_001])
+def test_choices_are_the_argmax_of_logits_and_noise(vocabulary: int) -> None:
+    rng = np.random.default_rng(vocabulary)
+    logits = rng.normal(0, 3, (5, vocabulary)).astype(np.float32)
+    logits[4] = logits[4, 0]  # all equal: the noise decides
+    seeds, positions = np.arange(5, dtype=np.uint64), np.arange(5, dtype=np.uint32)
+    scores = logits * np.float32(1 / 0.8) + native.gumbel(seeds, positions, vocabulary)
+    tokens, best = native.gumbel_choose(logits, seeds, positions, 0.8)
+    assert tokens.tolist() == scores.argmax(axis=1).tolist()
+    assert np.array_equal(best, scores.max(axis=1))
+    for token in (np.zeros(5, np.uint32), np.full(5, vocabulary - 1, np.uint32)):
+        at = native.gumbel_scores_at(logits, token, seeds, positions, 0.8)
+        assert np.array_equal(at, scores[np.arange(5), token])
+
+
+def test_ties_go_to_the_first_token_across_blocks() -> None:
+    logits = np.zeros((1, 5000), np.float32)
+    zero = np.zeros(1, np.uint64), np.zeros(1, np.uint32)
+    for places in ([1030, 1029], [4999, 2500, 4000], [0, 4999]):
+        logits[:] = 0
+        logits[0, places] = 1
+        assert native.gumbel_choose(logits, *zero, 0)[0].tolist() == [min(places)]
+
+
+def test_the_twin_works_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = np.random.default_rng(0).normal(0, 2, (30, 40)).astype(np.float32)
+    seeds, positions = np.arange(30, dtype=np.uint64), np.arange(30, dtype=np.uint32)
+    whole = twin.choose(logits, seeds, positions, np.float32(1), False)
+    monkeypatch.setattr(twin, "BLOCK_SCORES", 7 * 40)
+    blocks = twin.choose(logits, seeds, positions, np.float32(1), False)
+    assert np.array_equal(whole[0], blocks[0]) and np.array_equal(whole[1], blocks[1])
+
+
+def test_logits_of_a_tensor_are_read_where_they_lie() -> None:
+    if native.backend() != "cpp":
+        pytest.skip("the extension is not built")
+    torch = pytest.importorskip("torch")
+    logits = torch.randn(3, 100)
+    keys = np.arange(3, dtype=np.uint64), np.arange(3, dtype=np.uint32)
+    expected = native.gumbel_choose(logits.numpy(), *keys, 1.0)
+    assert np.array_equal(native.gumbel_choose(logits, *keys, 1.0)[0], expected[0])
+    for wrong in (logits.T.contiguous().T, logits.double(), logits.to("meta")):
+        with pytest.raises(ValueError, match="logits"):
+            native.gumbel_choose(wrong, *keys, 1.0)
+
+
+def test_wrong_arguments_of_choices_are_value_errors() -> None:
+    logits = np.zeros((2, 5), np.float32)
+    seeds, positions = np.zeros(2, np.uint64), np.zeros(2, np.uint32)
+    for wrong in (
+        lambda: native.gumbel_choose(logits[0], seeds, positions, 1.0),
+        lambda: native.gumbel_choose(logits[:, :0], seeds, positions, 1.0),
+        lambda: native.gumbel_choose(logits, seeds[:1], positions, 1.0),
+        lambda: native.gumbel_choose(logits, seeds, positions.astype(np.int64), 1.0),
+        lambda: native.gumbel_choose(logits, seeds, positions, -1.0),
+        lambda: native.gumbel_choose(logits, seeds, positions, float("nan")),
+        lambda: native.gumbel_choose(logits, seeds, positions, 1.0, threads=65),
+        lambda: native.gumbel_scores_at(logits, np.array([0, 5], np.uint32), seeds, positions, 1.0),
+        lambda: native.gumbel_scores_at(logits, np.array([0], np.uint32), seeds, positions, 1.0),
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            wrong()
 
 
 def test_a_row_depends_on_its_own_seed_and_position_only() -> None:

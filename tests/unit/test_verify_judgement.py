@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from primed.verify.checks import judge
-from primed.verify.judgement import LOGPROB_ERROR_CAP, logprob_error_sum, pooled
+from primed.verify.judgement import FIXED_BANDS, LOGPROB_ERROR_CAP, logprob_error_sum, pooled
 from primed.verify.runspec import Band, Thresholds
 from primed.verify.sampling import SamplingScore
 from primed.verify.toploc import ChunkScore
@@ -20,6 +20,8 @@ THRESHOLDS = Thresholds(
 GOOD = {
     "sampling_mismatch": 0.03,
     "sampling_margin": 0.0,
+    "proof_offset": 0.02,
+    "proof_null": 0.1,
     "proof_distance": 2.0,
     "logprob_error": 0.0,
 }
@@ -35,6 +37,8 @@ def test_all_at_or_below_accept_is_an_accept() -> None:
         ("sampling_mismatch", 0.4, "sampling"),
         ("sampling_margin", 0.5, "sampling"),
         ("proof_distance", 30.0, "proof"),
+        ("proof_offset", 0.16, "proof"),
+        ("proof_null", 1.0, "proof"),
         ("logprob_error", 1.0, "logprob"),
         ("logprob_error", float("inf"), "logprob"),
     ],
@@ -45,7 +49,7 @@ def test_any_above_reject_is_a_reject(statistic: str, value: float, reason: str)
 
 @pytest.mark.parametrize("statistic", GOOD)
 def test_between_the_thresholds_nothing_is_decided(statistic: str) -> None:
-    reject = getattr(THRESHOLDS, statistic).reject
+    reject = (FIXED_BANDS.get(statistic) or getattr(THRESHOLDS, statistic)).reject
     assert judge(GOOD | {statistic: reject}, THRESHOLDS)[0] == "inconclusive"
     assert judge(GOOD | {statistic: float("nan")}, THRESHOLDS)[0] == "inconclusive"
 
@@ -70,13 +74,18 @@ def test_measurements_are_pooled_by_tokens_and_values() -> None:
     """One short rollout that is all wrong does not weigh like a long one."""
     measured = pooled(
         [SamplingScore(99, 0, 0.0), SamplingScore(1, 1, 4.0)],
-        [ChunkScore(128, 0, 0.0), ChunkScore(16, 16, 16 * 64.0)],
+        [
+            ChunkScore(128, 0, 0.0, 90, 1, 128 * 20.0, 128 * 64.0),
+            ChunkScore(16, 16, 16 * 64.0, 10, 4, 16 * 64.0, 16 * 64.0),
+        ],
         logprob_error_sums=2.0,
     )
     assert measured == {
         "sampling_mismatch": 0.01,
         "sampling_margin": 0.04,
         "proof_distance": pytest.approx(16 * 64 / 144),
+        "proof_offset": 0.05,
+        "proof_null": pytest.approx(16 * 64 / (128 * 20 + 16 * 64)),
         "logprob_error": 0.02,
     }
     assert judge(measured, THRESHOLDS)[0] == "inconclusive"

@@ -134,16 +134,6 @@ def test_score_is_the_documented_expression() -> None:
     assert choose(logits, seeds, positions, 0.7).tolist() == expected.tolist()
 
 
-def test_long_completions_are_replayed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = logits_of(30, 40)
-    tokens = sample(logits_of(30, 40, seed=1), 1.0)
-    whole = replay(logits, tokens, SEED, PROMPT_TOKENS, 1.0)
-    monkeypatch.setattr("primed.verify.sampling._BLOCK_SCORES", 7 * 40)
-    blocks = replay(logits, tokens, SEED, PROMPT_TOKENS, 1.0)
-    assert blocks.mismatches == whole.mismatches
-    assert blocks.margin_sum == pytest.approx(whole.margin_sum)
-
-
 @pytest.mark.parametrize("temperature", [-1.0, float("nan"), float("inf"), 1e-45])
 def test_unusable_temperatures_are_value_errors(temperature: float) -> None:
     if temperature == float("inf"):  # 1/T = 0: the noise alone decides
