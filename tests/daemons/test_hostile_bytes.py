@@ -13,7 +13,7 @@ from primed.node.views import PeersView
 from primed.p2p import peerid
 from primed.protocols.topics import events_topic, shards_topic
 
-from .books import assert_all_is_counted_once
+from .books import assert_sound
 from .hostile import LIBRARY, OURS, Hostile, on_protocol, on_topic
 from .running import RunningSwarm
 
@@ -63,4 +63,4 @@ def test_hostile_bytes_end_nothing_but_the_hostile_peers_connection(running: Run
         connected = scores(node)
         assert not hostile & set(connected)
         assert set(connected.values()) == {0.0}  # nobody else pays
-    assert_all_is_counted_once(running)
+    assert_sound(running)

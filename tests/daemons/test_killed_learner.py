@@ -10,11 +10,15 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from primed.training import weights
 from primed.verify.statements import Manifest, version_of
 
-from .books import Books, assert_all_is_counted_once, books_of
+from .books import Books, assert_sound, books_of
 from .running import RunningSwarm, freeze_when, kill_when
+
+pytestmark = pytest.mark.timeout(300)
 
 Choice = tuple[int, tuple[bytes, ...]]
 
@@ -42,7 +46,7 @@ def comes_back(running: RunningSwarm, choice: Choice) -> Manifest:
     running.goes_on("worker-1", "worker-2", "verifier")
     for name in running.up():
         assert version_of(books_of(running, name).manifests()[step]) == version_of(manifest)
-    assert_all_is_counted_once(running)
+    assert_sound(running)
     return manifest
 
 

@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
-from .books import assert_all_is_counted_once, books_of
+from typing import Any
+
+import pytest
+
+from .books import assert_sound, books_of
+from .commands import primed_json
 from .running import RunningSwarm, is_alive, kill_when
 
-WORKING = ("generating", "stored")
+pytestmark = pytest.mark.timeout(300)
 
 
-def unfinished_counter(running: RunningSwarm) -> int | None:
-    """The counter of a batch that worker-1 has begun and not committed to."""
-    newest = books_of(running, "worker-1").newest_batch()
-    return newest[0] if newest is not None and newest[1] in WORKING else None
-
-
-def test_scenario_1_a_worker_killed_in_a_batch_goes_on_where_it_was(running: RunningSwarm) -> None:
-    node = running["worker-1"]
+@pytest.mark.parametrize("state", ["generating", "stored"])
+def test_scenarios_1_and_42_a_worker_killed_in_a_batch_goes_on_where_it_was(
+    running: RunningSwarm, state: str
+) -> None:
+    """generating: in the middle of the work; stored: two holders have receipted the batch, and the
+    commitment is not stated yet."""
+    node, books = running["worker-1"], books_of(running, "worker-1")
     (child,) = node.status().children
-    counter = kill_when(node, lambda: unfinished_counter(running), "a batch under way")
+
+    def counter_in_state() -> int | None:
+        newest = books.newest_batch()
+        return newest[0] if newest is not None and newest[1] == state else None
+
+    counter = kill_when(node, counter_in_state, f"a batch that is {state}")
     running.until(lambda: not is_alive(child.pid), "the end of the killed daemon's child", 15)
     running.goes_on("learner", "verifier", "worker-2", "relay")
-    committed = books_of(running, "learner").counters(node.peer)
-    assert committed == list(range(counter))  # the batch under way was not committed
+    others = books_of(running, "learner")
+    assert others.counters(node.peer) == list(range(counter))  # that batch is not committed
 
     assert node.restart().peer == node.text
     running.until(
-        lambda: len(books_of(running, "learner").counters(node.peer)) >= counter + 2,
-        "two more batches of the worker",
+        lambda: len(others.counters(node.peer)) >= counter + 2, "two more batches of the worker"
     )
-    assert_all_is_counted_once(running)
+    assert_sound(running)
     states = {batch.counter: batch.state for batch in running.rewards("worker-1").batches}
     assert states[counter] not in ("generating", "stored")  # made again, under the same counter
+
+
+def test_all_daemons_show_the_same_ledger(running: RunningSwarm) -> None:
+    """Scenario 42, as a user sees it, after whatever the tests before this one did."""
+
+    def one_view() -> list[dict[str, Any]] | None:
+        shown = [primed_json(node, "runs", "show", running.run) for node in running.up().values()]
+        return shown if len({view["cut"] for view in shown}) == 1 else None
+
+    shown = running.until(one_view, "the same cut on all daemons")
+    assert shown[0]["cut"] > 0
+    assert len({view["state_root"] for view in shown}) == 1
+    balances = [
+        [(a["peer"], a["final"], a["pending"], a["excluded"]) for a in view["accounts"]]
+        for view in shown
+    ]
+    assert all(each == balances[0] for each in balances)
