@@ -33,13 +33,17 @@ def _network(services: Services) -> Iterator[ProblemView]:
 
 
 def _children(services: Services) -> Iterator[ProblemView]:
+    """From the moment a child stops until it is ready again."""
     for child in services.supervisor.status():
-        if child.state in ("failed", "restarting"):
+        log = f"{services.paths.logs}/{child.name}.log"
+        fixes = {
+            "failed": f"mend that and start the daemon again; {log} may say more",
+            "restarting": f"it starts again in {child.restart_in_s:.0f} s; if it repeats see {log}",
+            "starting": f"it is starting again; if it repeats see {log}",
+        }
+        if child.reason and child.state in fixes:
             what = f"the {child.kind} process {child.reason}"
-            fix = f"see {services.paths.logs}/{child.name}.log"
-            if child.state == "restarting":
-                fix = f"it starts again in {child.restart_in_s:.0f} s; if it repeats {fix}"
-            yield ProblemView(name=f"child-{child.kind}", what=what, fix=fix)
+            yield ProblemView(name=f"child-{child.kind}", what=what, fix=fixes[child.state])
 
 
 def _missing_peers(part: Participation) -> Iterator[ProblemView]:

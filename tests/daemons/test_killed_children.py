@@ -23,6 +23,14 @@ def child_of(running: RunningSwarm, name: str) -> ChildView:
     return child
 
 
+def is_told(running: RunningSwarm, told: dict[str, str]) -> bool:
+    """Collect problems that name a child; whether there is one of each kind."""
+    for name in OWNERS:
+        problems = running.problems(name)
+        told.update({key: what for key, what in problems.items() if key.startswith("child-")})
+    return len(told) == len(OWNERS)
+
+
 def test_killed_children_are_restarted_with_their_reason_and_versions_go_on(
     running: RunningSwarm,
 ) -> None:
@@ -30,13 +38,10 @@ def test_killed_children_are_restarted_with_their_reason_and_versions_go_on(
     for child in before.values():
         assert child.pid is not None
         os.kill(child.pid, signal.SIGKILL)
-    for name, kind in OWNERS.items():
-        problem = running.until(
-            lambda: running.problems(name).get(f"child-{kind}"),  # noqa: B023
-            f"the problem of the killed {kind}",
-            10,
-        )
-        assert f"the {kind} process was killed (signal 9)" in problem
+    told: dict[str, str] = {}
+    running.until(lambda: is_told(running, told), "the problem of each killed child")
+    for kind in OWNERS.values():
+        assert f"the {kind} process was killed (signal 9)" in told[f"child-{kind}"]
     for name, was in before.items():
         running.until(lambda: child_of(running, name).state in ("ready", "busy"), f"{name}'s child")  # noqa: B023
         child = child_of(running, name)
