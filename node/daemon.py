@@ -67,7 +67,7 @@ class Daemon:
         network = Libp2pNetwork(
             identity,
             profile=_limits(config),
-            cache_path=paths.root / "peers.json",
+            book_path=paths.root / "peers.db",
         )
         supervisor = Supervisor(
             paths.logs,

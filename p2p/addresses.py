@@ -61,6 +61,19 @@ def is_loopback(transport: str) -> bool:
     return kind in ("ip4", "ip6") and ipaddress.ip_address(host).is_loopback
 
 
+def networks(transport: str) -> tuple[str, str]:
+    """The subnet (/24, /48) and the network (/16, /32) of an address; all names share one.
+
+    What the peer book counts by: addresses cost an attacker little within a network that it has,
+    and much in many networks. Names cost nothing anywhere.
+    """
+    kind, host = transport.split("/")[1:3]
+    if kind not in ("ip4", "ip6"):
+        return "names", "names"
+    prefix = 16 if kind == "ip4" else 32
+    return subnet(host), str(ipaddress.ip_network(f"{host}/{prefix}", strict=False))
+
+
 def subnet(ip: str) -> str:
     """The /24 (IPv4) or /48 (IPv6) an IP belongs to."""
     address = ipaddress.ip_address(ip)

@@ -31,6 +31,11 @@ class Connections(INotifee):
     def entries(self) -> Iterable[tuple[bytes, Connected]]:
         return tuple(self._peers.items())
 
+    def is_outbound(self, peer: bytes) -> bool:
+        """Whether we are connected to it because we chose to dial it."""
+        entry = self._peers.get(peer)
+        return entry is not None and entry.direction == "out"
+
     def clear(self) -> None:
         self._peers.clear()
 

@@ -7,6 +7,7 @@ network cannot fill it. Everything found is a hint for the peer book; hello prov
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -20,7 +21,7 @@ from multiaddr.exceptions import Error as MultiaddrError  # type: ignore[import-
 from primed.p2p import limits
 from primed.p2p.guard import GuardedHost
 from primed.p2p.network import Traffic
-from primed.p2p.peerbook import PeerBook
+from primed.p2p.peerbook import FROM_DHT, PeerBook
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ class Discovery:
     def _harvest(self) -> None:
         store = self._host.get_peerstore()
         for peer_id in store.peers_with_addrs():
-            self._book.learn(peer_id.to_bytes(), self.addresses_of(peer_id.to_bytes()))
+            peer = peer_id.to_bytes()
+            self._book.learn(peer, self.addresses_of(peer), FROM_DHT, time.time())
 
     def addresses_of(self, peer: bytes) -> list[str]:
         """What the library knows, from identify and the DHT, as far as it can be read."""

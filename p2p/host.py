@@ -8,6 +8,7 @@ once, and only peers that list the membership protocol enter the DHT.
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -20,10 +21,14 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 
 from primed.p2p import addresses, limits, peerid
-from primed.p2p.connections import Connections
+from primed.p2p.bulk import PROTOCOL as BULK_PROTOCOL
+from primed.p2p.bulk import BulkLane
+from primed.p2p.connections import Connected, Connections
 from primed.p2p.errors import LocalError, RemoteError
 from primed.p2p.handlers import Handlers
 from primed.p2p.identity import Identity
+from primed.p2p.logvalve import LogValve
+from primed.p2p.memory import Memory
 from primed.p2p.network import (
     Deliver,
     Handler,
@@ -33,11 +38,12 @@ from primed.p2p.network import (
     Validator,
 )
 from primed.p2p.overlay import Overlay
-from primed.p2p.peerbook import PeerBook
+from primed.p2p.peerbook import TOLD, PeerBook
 from primed.p2p.penalties import Consequence, Scores
 from primed.p2p.stack import Stack
 from primed.p2p.streams import STREAM_ERRORS, Libp2pStream, root_cause
 from primed.p2p.topics import Topics
+from primed.p2p.uploads import Uploads
 
 _log = logging.getLogger(__name__)
 MEMBER_PROTOCOL = "/primed/hello/1"
@@ -46,8 +52,8 @@ MEMBER_PROTOCOL = "/primed/hello/1"
 class Libp2pNetwork:
     """See `primed.p2p.network.Network` for what the methods promise.
 
-    `cache_path`: JSON file of the last known good peers (None: not kept). `announce`: addresses to
-    tell others instead of the listening ones. `member_protocol`: what a peer must speak to enter
+    `book_path`: SQLite file of known peers and their scores (None: not kept). `announce`: addresses
+    to tell others instead of the listening ones. `member_protocol`: what a peer must speak to enter
     the DHT's routing table.
     """
 
@@ -56,9 +62,10 @@ class Libp2pNetwork:
         identity: Identity,
         *,
         profile: limits.Profile = limits.HOME,
-        cache_path: Path | None = None,
+        book_path: Path | None = None,
         announce: Sequence[str] = (),
         member_protocol: str = MEMBER_PROTOCOL,
+        uploads: Uploads | None = None,
     ) -> None:
         self._identity = identity
         self._profile = profile
@@ -66,18 +73,22 @@ class Libp2pNetwork:
         self._member_protocol = member_protocol
         self._traffic = Traffic()
         self._scores = Scores()
-        self._book = PeerBook(identity.peer)
+        self._book = PeerBook(identity.peer, profile=profile)
+        self._memory = Memory(book_path, self._book, self._scores)
+        self._complaints = LogValve(_log, limits.PENALTIES_LOGGED_PER_MIN)
         self._connections = Connections(self._on_peer_change)
         self._overlay = Overlay(
             self._book,
             profile.target_peers,
-            cache_path,
             dial=self._dial,
             connected=self._connections.peers,
             excluded=self._is_unwelcome,
         )
         self._handlers = Handlers(self._traffic, self.penalise)
         self._topics = Topics(self._traffic)
+        self._uploads = uploads or Uploads()
+        self._bulk = BulkLane(identity, profile, self, self._uploads, self._traffic)
+        self._handlers.set(BULK_PROTOCOL, self._bulk.answer)
         self._listeners: list[PeerListener] = []
         self._stack: Stack | None = None
         self._nursery: trio.Nursery | None = None
@@ -92,23 +103,33 @@ class Libp2pNetwork:
     def traffic(self) -> Traffic:
         return self._traffic
 
+    @property
+    def uploads(self) -> Uploads:
+        return self._uploads
+
+    @property
+    def bulk(self) -> BulkLane:
+        return self._bulk
+
     def listen_addresses(self) -> tuple[str, ...]:
         return tuple(str(address) for address in self._running().host.get_addrs())
 
     def peers(self) -> list[PeerInfo]:
-        stack = self._running()
-        subscribed = stack.gossip.peer_topics
-        return [
-            PeerInfo(
-                peer=peer,
-                addresses=tuple(self._book.addresses_of(peer)),
-                direction=entry.direction,
-                connected_s=trio.current_time() - entry.since_s,
-                score=self._scores.score(peer, trio.current_time()),
-                topics=tuple(sorted(t for t, ids in subscribed.items() if ID(peer) in ids)),
-            )
-            for peer, entry in self._connections.entries()
-        ]
+        return [self._info(peer, entry) for peer, entry in self._connections.entries()]
+
+    def _info(self, peer: bytes, entry: Connected) -> PeerInfo:
+        subscribed, now = self._running().gossip.peer_topics, trio.current_time()
+        lane, lane_reason = self._bulk.describe(peer)
+        return PeerInfo(
+            peer=peer,
+            addresses=tuple(self._book.addresses_of(peer)),
+            direction=entry.direction,
+            connected_s=now - entry.since_s,
+            score=self._scores.score(peer, now),
+            topics=tuple(sorted(t for t, ids in subscribed.items() if ID(peer) in ids)),
+            lane=lane,
+            lane_reason=lane_reason,
+        )
 
     def state(self) -> tuple[str, str]:
         if self._stack is None:
@@ -117,7 +138,7 @@ class Libp2pNetwork:
 
     def remember(self, peer: bytes, known_at: Iterable[str]) -> None:
         """Learn addresses of a peer (from a NodeRecord, say); the overlay may dial them."""
-        self._book.learn(peer, known_at)
+        self._book.learn(peer, known_at, TOLD, time.time())
         self._overlay.poke()
 
     def on_peer(self, listener: PeerListener) -> None:
@@ -138,7 +159,7 @@ class Libp2pNetwork:
         for address in bootstrap:
             transport, peer = addresses.with_peer(address)
             self._book.add_bootstrap(peer, transport)
-        self._overlay.load()
+        await self._memory.load()
         stack = self._build()
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
@@ -151,6 +172,7 @@ class Libp2pNetwork:
                 stack.stop()
         self._stack = None
         self._connections.clear()
+        await self._memory.close()
         if failure is not None:
             raise failure
 
@@ -175,6 +197,8 @@ class Libp2pNetwork:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._overlay.run)
+                nursery.start_soon(self._memory.run)
+                nursery.start_soon(self._bulk.run)
                 nursery.start_soon(self._running().gossip.follow_topics)
                 nursery.start_soon(self._refresh_for_ever)
         finally:
@@ -190,7 +214,6 @@ class Libp2pNetwork:
             if self._connections.peers():
                 await self._running().discovery.refresh()
                 self._overlay.poke()
-            await self._overlay.save()
 
     def _running(self) -> Stack:
         if self._stack is None:
@@ -212,9 +235,12 @@ class Libp2pNetwork:
 
     async def _dial(self, peer: bytes) -> None:
         try:
-            await self._running().swarm.dial_peer(ID(peer))
+            swarm = self._running().swarm
+            await swarm.dial_peer(ID(peer))
         except (SwarmException, *STREAM_ERRORS) as error:
             raise RemoteError(f"cannot connect to {peerid.short(peer)}: {error}") from error
+        if address := swarm.dialled_address(peer):
+            self._book.worked(peer, address, time.time())
 
     async def _hang_up(self, peer: bytes) -> None:
         await self._running().swarm.close_peer(ID(peer))
@@ -237,9 +263,10 @@ class Libp2pNetwork:
     def on_identified(self, peer: bytes) -> None:
         """For the services: a peer told its protocols and addresses."""
         discovery = self._running().discovery
-        self._book.learn(peer, discovery.addresses_of(peer))
+        self._book.learn(peer, discovery.addresses_of(peer), TOLD, time.time())
         if discovery.is_member(peer):
-            self._book.succeeded(peer, time.time())
+            if self._connections.is_outbound(peer):  # who dialled us may not be there for us
+                self._book.succeeded(peer, time.time())
             self._start(discovery.add, peer)
 
     def known_addresses(self, peer: bytes) -> Sequence[str]:
@@ -247,14 +274,32 @@ class Libp2pNetwork:
         learnt = map(addresses.dialable, self._running().discovery.addresses_of(peer))
         return list(dict.fromkeys([*self._book.addresses_of(peer), *filter(None, learnt)]))
 
+    # --- for the bulk lane
+
+    def dialled_address(self, peer: bytes) -> str | None:
+        return self._running().swarm.dialled_address(peer)
+
+    def is_dialled_by(self, peer: bytes) -> bool:
+        return self._running().swarm.is_dialled_by(peer)
+
+    def speaks(self, peer: bytes, protocol: str) -> bool:
+        told = self._running().host.protocols_of(peer)
+        return not told or protocol in told
+
+    def on_bulk_socket(self, sock: socket.socket, ip: str) -> None:
+        self._bulk.welcome(sock, ip)
+
     # --- penalties
 
     def penalise(self, peer: bytes, points: int, reason: str) -> None:
         consequence = self._scores.penalise(peer, points, trio.current_time())
-        _log.info("%s loses %d points: %s", peerid.short(peer), points, reason)
+        level = logging.INFO if consequence is Consequence.NONE else logging.WARNING
+        self._complaints.log(
+            level, "%s loses %d points: %s (%s)", peerid.short(peer), points, reason, consequence.value
+        )
         if consequence is Consequence.NONE:
             return
-        _log.warning("%s: %s (%s)", consequence.value, peerid.short(peer), reason)
+        self._memory.save_soon()
         self._start(self._hang_up, peer)
 
     def is_banned(self, peer: bytes) -> bool:
