@@ -37,7 +37,7 @@ from primed.p2p.network import (
     Traffic,
     Validator,
 )
-from primed.p2p.overlay import Overlay
+from primed.p2p.overlay import Overlay, Redial
 from primed.p2p.peerbook import TOLD, PeerBook
 from primed.p2p.penalties import Consequence, Scores
 from primed.p2p.stack import Stack
@@ -136,6 +136,16 @@ class Libp2pNetwork:
             return "connecting", "the network is not started"
         return self._overlay.describe()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a host now. It may be gone for a moment and come again (`running` anew):
+        peers cannot be reached then, and what is published reaches nobody."""
+        return self._stack is not None
+
+    def redials(self) -> list[Redial]:
+        """Whom we try to reach again, when, and why it did not work last time."""
+        return self._overlay.redials()
+
     def remember(self, peer: bytes, known_at: Iterable[str]) -> None:
         """Learn addresses of a peer (from a NodeRecord, say); the overlay may dial them."""
         self._book.learn(peer, known_at, TOLD, time.time())
@@ -220,6 +230,11 @@ class Libp2pNetwork:
             raise LocalError("the network is not running")
         return self._stack
 
+    def _reachable(self, peer: bytes) -> Stack:
+        if self._stack is None:
+            raise RemoteError("our own network is not up", peer=peer)
+        return self._stack
+
     # --- connections
 
     async def connect(self, address: str) -> bytes:
@@ -234,8 +249,8 @@ class Libp2pNetwork:
         return peer
 
     async def _dial(self, peer: bytes) -> None:
+        swarm = self._reachable(peer).swarm
         try:
-            swarm = self._running().swarm
             await swarm.dial_peer(ID(peer))
         except (SwarmException, *STREAM_ERRORS) as error:
             raise RemoteError(f"cannot connect to {peerid.short(peer)}: {error}") from error
@@ -313,7 +328,7 @@ class Libp2pNetwork:
     # --- streams
 
     async def open_stream(self, peer: bytes, protocol: str) -> Libp2pStream:
-        host = self._running().host
+        host = self._reachable(peer).host
         try:
             with trio.fail_after(limits.OPEN_STREAM_S):
                 stream = await host.new_stream(ID(peer), [TProtocol(protocol)])
@@ -339,15 +354,17 @@ class Libp2pNetwork:
     async def publish(self, topic: str, data: bytes) -> None:
         if len(data) > limits.GOSSIP_MESSAGE_BYTES:
             raise LocalError(f"{len(data)} bytes are too much for gossip")
-        await self._running().gossip.send(topic, data)
+        if self._stack is not None:
+            await self._stack.gossip.send(topic, data)
 
     # --- DHT
 
     async def provide(self, key: bytes) -> None:
-        await self._running().discovery.provide(key)
+        if self._stack is not None:
+            await self._stack.discovery.provide(key)
 
     async def find_providers(self, key: bytes, count: int) -> list[tuple[bytes, tuple[str, ...]]]:
-        return await self._running().discovery.find(key, count)
+        return await self._stack.discovery.find(key, count) if self._stack is not None else []
 
     def _start(self, function: Callable[[bytes], Awaitable[None]], peer: bytes) -> None:
         """Run in the background, if we run at all."""

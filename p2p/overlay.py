@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Collection
+from typing import NamedTuple
 
 import trio
 
 from primed.p2p import limits
 from primed.p2p.errors import RemoteError
 from primed.p2p.peerbook import PeerBook
+
+REDIALS_TOLD = 16
+
+
+class Redial(NamedTuple):
+    peer: bytes
+    last_error: str
+    in_s: float
+    failures: int
 
 
 class Overlay:
@@ -98,6 +108,18 @@ class Overlay:
         wait_s = min(known.retry_at_s for known in hopes.values()) - trio.current_time()
         when = f"retrying in {wait_s:.0f} s" if wait_s >= 1 else "retrying now"
         return "connecting", f"no answer from {whom} (last error: {errors[-1]}); {when}"
+
+    def redials(self) -> list[Redial]:
+        """Peers that we will dial again, and would like to be connected to; the next ones first."""
+        connected, now_s = self._connected(), trio.current_time()
+        if len(connected) >= self._target_peers:
+            return []
+        waiting = [
+            Redial(peer, entry.last_error, max(0.0, entry.retry_at_s - now_s), entry.failures)
+            for peer, entry in self._book.hopes().items()
+            if peer not in connected and entry.failures
+        ]
+        return sorted(waiting, key=lambda redial: redial.in_s)[:REDIALS_TOLD]
 
 
 def _count_hopes(given: int, cached: int) -> str:
