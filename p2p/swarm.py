@@ -7,7 +7,7 @@ for the life of the node), and its missing bans.
 
 from __future__ import annotations
 
-from collections import Counter
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -18,6 +18,7 @@ from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_keys
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.abc import ReadWriteCloser
+from libp2p.io.trio import TrioTCPStream
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
@@ -26,6 +27,7 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
+from libp2p.rcmgr import Direction
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.transport.exceptions import OpenConnectionError
@@ -33,7 +35,9 @@ from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from primed.p2p import addresses, limits
+from primed.p2p import limits
+from primed.p2p.bulk.sockets import TLS_RECORD, release
+from primed.p2p.doorkeeper import Doorkeeper
 from primed.p2p.muxer import BoundedMuxers, BoundedYamux
 from primed.p2p.streams import root_cause
 
@@ -46,33 +50,8 @@ class Policy(Protocol):
     def known_addresses(self, peer: bytes) -> Sequence[str]:
         """Where to dial a peer, best first, without /p2p/."""
 
-
-class Doorkeeper:
-    """Counts inbound connections per IP and subnet. Pure."""
-
-    def __init__(self, profile: limits.Profile) -> None:
-        self._profile = profile
-        self._by_ip: Counter[str] = Counter()
-        self._by_subnet: Counter[str] = Counter()
-
-    def enter(self, ip: str) -> bool:
-        """Take a place, if there is one; to be given back by `leave`."""
-        subnet = addresses.subnet(ip)
-        if (
-            self._by_ip.total() >= self._profile.connections
-            or self._by_ip[ip] >= self._profile.inbound_per_ip
-            or self._by_subnet[subnet] >= self._profile.inbound_per_subnet
-        ):
-            return False
-        self._by_ip[ip] += 1
-        self._by_subnet[subnet] += 1
-        return True
-
-    def leave(self, ip: str) -> None:
-        for counter, key in ((self._by_ip, ip), (self._by_subnet, addresses.subnet(ip))):
-            counter[key] -= 1
-            if counter[key] <= 0:
-                del counter[key]
+    def on_bulk_socket(self, sock: socket.socket, ip: str) -> None:
+        """Take over an inbound socket that begins like TLS."""
 
 
 class GuardedSwarm(Swarm):
@@ -97,6 +76,7 @@ class GuardedSwarm(Swarm):
         self._policy = policy
         self._doorkeeper = Doorkeeper(profile)
         self._dial_locks: dict[ID, trio.Lock] = {}
+        self._dialled: dict[ID, str] = {}  # the address that worked
 
     async def dial_peer(self, peer_id: ID) -> list[INetConn]:
         """Connect by the first address that works; concurrent callers share one dial."""
@@ -116,12 +96,27 @@ class GuardedSwarm(Swarm):
         for address in self._policy.known_addresses(peer_id.to_bytes())[: limits.ADDRESSES_TRIED]:
             try:
                 with trio.fail_after(limits.DIAL_S + limits.UPGRADE_S):
-                    return await self.dial_addr(Multiaddr(address), peer_id)
+                    connection = await self.dial_addr(Multiaddr(address), peer_id)
+                    self._dialled[peer_id] = address
+                    return connection
             except (BaseLibp2pError, ValueError) as error:
                 reason = f"{address}: {root_cause(error)}"
             except trio.TooSlowError:
                 reason = f"{address}: no handshake in time"
         raise SwarmException(reason)
+
+    def dialled_address(self, peer: bytes) -> str | None:
+        """Where our live outbound connection to a peer leads."""
+        if Direction.OUTBOUND not in self._directions(peer):
+            return None
+        return self._dialled.get(ID(peer))
+
+    def is_dialled_by(self, peer: bytes) -> bool:
+        return Direction.INBOUND in self._directions(peer)
+
+    def _directions(self, peer: bytes) -> set[Direction]:
+        live = (c for c in self.get_connections(ID(peer)) if not c.is_closed)
+        return {c.direction for c in live if isinstance(c, SwarmConn)}
 
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         if self._policy.is_banned(muxed_conn.peer_id.to_bytes()):
@@ -137,6 +132,8 @@ class GuardedSwarm(Swarm):
             await read_write_closer.close()
             return
         try:
+            if await self._is_for_bulk(read_write_closer, remote[0]):
+                return
             connection = RawConnection(read_write_closer, False)
             muxed = await self.upgrade_inbound_raw_conn(connection, maddr)
             if isinstance(muxed, BoundedYamux):
@@ -146,6 +143,17 @@ class GuardedSwarm(Swarm):
             with suppress(BaseLibp2pError), trio.move_on_after(1.0) as scope:
                 scope.shield = True
                 await read_write_closer.close()
+
+    async def _is_for_bulk(self, inbound: ReadWriteCloser, ip: str) -> bool:
+        """Give sockets that begin like TLS away; others, and silent ones, go on to libp2p."""
+        if not isinstance(inbound, TrioTCPStream):
+            return False
+        with trio.move_on_after(limits.UPGRADE_S), suppress(OSError):
+            first = await inbound.stream.socket.recv(1, socket.MSG_PEEK)
+            if first == TLS_RECORD:
+                self._policy.on_bulk_socket(release(inbound.stream), ip)
+                return True
+        return False
 
     async def hang_up_all(self) -> None:
         """Close every connection at once; the library does it one by one, 200 ms each."""

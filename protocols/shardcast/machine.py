@@ -3,7 +3,7 @@
 `step(event, now)` takes in what happened and returns what to do. The owner carries the effects out,
 reports back, and calls with Tick at least every quarter of a second. Rules (algorithms, section 6):
 wait for pushed leaves, pull after PUSH_PATIENCE_S without progress; at most SOURCES_MAX sources,
-LEAVES_PER_REQUEST leaves in flight to each; rarest leaf first, ties at random; when every missing
+a source's width of leaves in flight to it; rarest leaf first, ties at random; when every missing
 leaf is asked for, idle sources duplicate the oldest requests. A source that gave a bad leaf is
 never asked again; one that failed rests. Whatever peers do, the state stays bounded.
 """
@@ -11,7 +11,7 @@ never asked again; one that failed rests. Whatever peers do, the state stays bou
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -35,9 +35,11 @@ SLOWEST_RETRY = 16  # the pause after failures doubles up to this many SOURCE_RE
 
 @dataclass(frozen=True)
 class Tick:
-    """Time has passed; these peers are connected (or hinted to have the payload)."""
+    """Time has passed; these peers are connected (or hinted to have the payload). `widths`: how
+    many leaves to ask a peer for at a time, where that is not LEAVES_PER_REQUEST."""
 
     peers: tuple[bytes, ...]
+    widths: Mapping[bytes, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class _Source:
     """A peer that may have leaves."""
 
     have: Bitmap | None = None
+    width: int = LEAVES_PER_REQUEST
     asked_have_at: float = -1e9
     waits_for_have: bool = False
     asked: tuple[int, ...] = ()
@@ -130,7 +133,7 @@ class Download:
         elif isinstance(event, Answered):
             self._answered(event)
         else:
-            self._connected(event.peers)
+            self._connected(event)
         self._expire()
         if self.is_done or not self._may_pull():
             return []
@@ -183,12 +186,14 @@ class Download:
         else:
             self._failed(source)
 
-    def _connected(self, peers: Iterable[bytes]) -> None:
-        connected = set(peers) - self.bad
+    def _connected(self, tick: Tick) -> None:
+        connected = set(tick.peers) - self.bad
         for peer in [peer for peer in self._sources if peer not in connected]:
             self._release(self._sources.pop(peer))
         for peer in sorted(connected - self._sources.keys()):
             self._sources[peer] = _Source()
+        for peer, source in self._sources.items():
+            source.width = tick.widths.get(peer, LEAVES_PER_REQUEST)
 
     def _expire(self) -> None:
         """A source that keeps silent for too long has failed: its leaves are free again."""
@@ -257,7 +262,7 @@ class Download:
             twice = (i for i in self._wanted(source) if self._asked.get(i, 0) < DUPLICATES)
             fresh = list(islice(twice, SCANNED))
         fresh.sort(key=self._copies)  # stable: ties stay in the shuffled order of _missing
-        return tuple(fresh[:LEAVES_PER_REQUEST])
+        return tuple(fresh[: source.width])
 
     def _wanted(self, source: _Source) -> Iterator[int]:
         """Missing leaves that the source has, in a random order fixed at the start."""

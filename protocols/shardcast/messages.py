@@ -7,7 +7,12 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.msgpack import Decoder
 
-from primed.protocols.limits import LARGE_LEAF_BYTES, LEAVES_PER_REQUEST, PAYLOAD_LEAVES_MAX
+from primed.protocols.limits import (
+    BULK_LEAVES,
+    LARGE_LEAF_BYTES,
+    LEAVES_PER_REQUEST,
+    PAYLOAD_LEAVES_MAX,
+)
 from primed.verify.digests import digest, u64
 from primed.verify.runspec import Digest, Signature
 from primed.verify.statements import Payload
@@ -64,9 +69,30 @@ class Leaves(_Message, frozen=True, tag="leaves"):
     leaves: Annotated[tuple[Leaf, ...], Meta(max_length=LEAVES_PER_REQUEST)]
 
 
+class Want(_Message, frozen=True, tag="want"):
+    """Bulk lane: these leaves, please."""
+
+    payload: Payload
+    indexes: Annotated[tuple[Index, ...], Meta(min_length=1, max_length=BULK_LEAVES)]
+
+
+class Proven(_Message, frozen=True):
+    index: Index
+    path: Path
+
+
+class Coming(_Message, frozen=True, tag="coming"):
+    """Bulk lane: those of the wanted leaves that the peer has. Their bytes follow, in this order,
+    each as long as the payload says."""
+
+    leaves: Annotated[tuple[Proven, ...], Meta(max_length=BULK_LEAVES)]
+
+
 requests: Decoder[GetHave | GetLeaves] = Decoder(GetHave | GetLeaves)
 responses: Decoder[Have | Leaves] = Decoder(Have | Leaves)
 shards: Decoder[Shard] = Decoder(Shard)
+wants: Decoder[Want] = Decoder(Want)
+comings: Decoder[Coming] = Decoder(Coming)
 
 
 def shards_message(run: bytes, learner: bytes, payload: Payload) -> bytes:

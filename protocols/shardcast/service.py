@@ -7,8 +7,9 @@ manifests arrive. Whatever is complete or partly here is served to everybody who
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -20,14 +21,17 @@ from primed.protocols.client import Client
 from primed.protocols.disk import on_disk
 from primed.protocols.framing import decode, encode
 from primed.protocols.limits import (
+    ANSWER_WITHIN_S,
     DOWNLOADS_MAX,
     PUSH_MAX_BYTES,
     SHARD_REQUESTS_BURST,
     SHARD_REQUESTS_PER_S,
 )
-from primed.protocols.rpc import Attachment
+from primed.protocols.rpc import Attachment, Refused
 from primed.protocols.server import Reply
+from primed.protocols.shardcast.bulk import answer_wants, purpose_of
 from primed.protocols.shardcast.gossip import EarlyShards, validate_shard
+from primed.protocols.shardcast.lanes import Lanes
 from primed.protocols.shardcast.messages import (
     GetHave,
     GetLeaves,
@@ -59,7 +63,8 @@ class Progress:
 
 
 class Shardcast:
-    """received_gossip_bytes, received_pulled_bytes: leaf bytes since start, duplicates included."""
+    """received_gossip_bytes, received_pulled_bytes: leaf bytes since start, duplicates included;
+    the latter by lane in `lanes`."""
 
     def __init__(
         self,
@@ -71,7 +76,6 @@ class Shardcast:
         rng: random.Random,
     ) -> None:
         self.received_gossip_bytes = 0
-        self.received_pulled_bytes = 0
         self._network = network = servers.network
         self._store = store
         self._run_id = run_id
@@ -82,6 +86,9 @@ class Shardcast:
         self._transfers: dict[Payload, Transfer] = {}
         self._begun, self._queue = trio.open_memory_channel[Transfer](DOWNLOADS_MAX)
         self._client = Client(network, PROTOCOL, responses)
+        self.lanes = Lanes(network, self._client, store, run_id)
+        if network.bulk is not None:
+            network.bulk.serve(purpose_of(run_id), partial(answer_wants, store, network.uploads))
         servers.serve(
             PROTOCOL,
             requests,
@@ -92,6 +99,10 @@ class Shardcast:
         )
 
     # ---- for the daemon
+
+    @property
+    def received_pulled_bytes(self) -> int:
+        return self.lanes.bulk_bytes + self.lanes.stream_bytes
 
     def follow(self, learner: PeerId) -> None:
         """Join the topic on which the learner pushes its small payloads."""
@@ -117,7 +128,7 @@ class Shardcast:
             payload,
             learner,
             self._rng,
-            self._count_pulled,
+            self.lanes,
         )
         for shard in self._early.take(payload):
             transfer.push(shard)
@@ -185,6 +196,7 @@ class Shardcast:
     async def run(self) -> None:
         """Carries out the transfers until cancelled. Started again it goes on where it was."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.lanes.run)
             running: set[Payload] = set()
             while True:
                 for transfer in list(self._transfers.values()):
@@ -203,9 +215,6 @@ class Shardcast:
         if transfer.path is not None:
             self._transfers.pop(transfer.payload, None)
 
-    def _count_pulled(self, count: int) -> None:
-        self.received_pulled_bytes += count
-
     def _is_here(self, payload: Payload, index: int) -> bool:
         have = self._store.have(payload)
         return (have is not None and index in have) or (payload, index) in self._early
@@ -223,12 +232,23 @@ class Shardcast:
             transfer.push(shard)
 
     async def _answer(self, peer: PeerId, message: GetHave | GetLeaves, _: Attachment) -> Reply:
+        uploads = self._network.uploads
         if isinstance(message, GetHave):
-            have = self._store.have(message.payload)
+            have = None if uploads.quiet_s() else self._store.have(message.payload)
             return Reply(Have(b"" if have is None else bytes(have)))
-        found: list[Leaf] = []
+        reason, wait_s = uploads.why_not()
+        if reason:
+            raise Refused("busy", reason, retry_after_ms=int(1000 * min(wait_s, 600)))
+        return Reply(Leaves(tuple([leaf async for leaf in self._within_cap(message)])))
+
+    async def _within_cap(self, message: GetLeaves) -> AsyncIterator[Leaf]:
+        """Those of the leaves that the upload cap lets pass in time; the first one anyway."""
+        until = trio.current_time() + ANSWER_WITHIN_S
         for index in message.indexes:
             read = await on_disk(self._store.read_leaf, message.payload, index)
-            if read is not None:
-                found.append(Leaf(index, read[0], tuple(read[1])))
-        return Reply(Leaves(tuple(found)))
+            if read is None:
+                continue
+            await self._network.uploads.take(len(read[0]))
+            yield Leaf(index, read[0], tuple(read[1]))
+            if trio.current_time() > until:
+                return

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 import trio
 
-from primed.p2p.errors import HIGH, MID, RemoteError
+from primed.p2p.errors import RemoteError
 from primed.p2p.network import Network, PeerId
 from primed.protocols.client import Client
 from primed.protocols.disk import on_disk
@@ -23,6 +22,7 @@ from primed.protocols.limits import (
     PUSH_MAX_BYTES,
     SHARD_INBOX,
 )
+from primed.protocols.shardcast.lanes import Lanes
 from primed.protocols.shardcast.machine import (
     Answered,
     Ask,
@@ -34,13 +34,7 @@ from primed.protocols.shardcast.machine import (
     HaveIs,
     Tick,
 )
-from primed.protocols.shardcast.messages import (
-    GetHave,
-    GetLeaves,
-    Have,
-    Leaves,
-    Shard,
-)
+from primed.protocols.shardcast.messages import GetHave, Have, Leaves, Shard
 from primed.protocols.shardcast.store import PayloadStore
 from primed.verify.statements import Payload
 
@@ -58,7 +52,7 @@ class Transfer:
         payload: Payload,
         learner: PeerId,
         rng: random.Random,
-        count_pulled: Callable[[int], None],
+        lanes: Lanes,
     ) -> None:
         self.payload = payload
         self.ended = trio.Event()
@@ -71,7 +65,9 @@ class Transfer:
         self._run_id = run_id
         self._learner = learner
         self._rng = rng
-        self._count_pulled = count_pulled
+        self._lanes = lanes
+        self._looked = Tick(())
+        self._looked_at = -1e9
         self._pushed: deque[Shard] = deque(maxlen=SHARD_INBOX)  # overflow is pulled later
         self._events: deque[Event] = deque()
         self._wake = trio.Event()
@@ -136,11 +132,16 @@ class Transfer:
         effects: list[Effect] = []
         while self._events:
             effects += machine.step(self._events.popleft(), trio.current_time())
-        return effects + machine.step(Tick(self._candidates()), trio.current_time())
+        return effects + machine.step(self._look_around(), trio.current_time())
 
-    def _candidates(self) -> tuple[PeerId, ...]:
-        peers = {info.peer for info in self._network.peers()} | {self._learner}
-        return tuple(sorted(peers - {self._network.peer}))
+    def _look_around(self) -> Tick:
+        """Who could be asked. Looked up now and then only: leaves may come by the hundred."""
+        if trio.current_time() - self._looked_at >= TICK_S:
+            peers = {info.peer for info in self._network.peers()} | {self._learner}
+            candidates = sorted(peers - {self._network.peer})
+            widths = {peer: self._lanes.width(peer, self.payload) for peer in candidates}
+            self._looked, self._looked_at = Tick(tuple(candidates), widths), trio.current_time()
+        return self._looked
 
     async def _carry_out(self, effect: Effect) -> None:
         if isinstance(effect, AskHave):
@@ -157,30 +158,12 @@ class Transfer:
         return HaveIs(peer, answer.bitmap if isinstance(answer, Have) else None)
 
     async def _ask(self, ask: Ask) -> Answered:
-        try:
-            answer = await self._client.request(
-                ask.peer, GetLeaves(self._run_id, self.payload, ask.indexes)
-            )
-        except RemoteError:
-            return Answered(ask.peer, good=False)
-        if not isinstance(answer, Leaves):
-            self._network.penalise(ask.peer, MID, "wrong answer")
-            return Answered(ask.peer, good=False, bad=True)
-        return await self._keep(ask, answer)
+        fetched = await self._lanes.fetch(ask.peer, self.payload, ask.indexes, self._got)
+        return Answered(ask.peer, good=fetched.leaves > 0, bad=fetched.is_bad)
 
-    async def _keep(self, ask: Ask, answer: Leaves) -> Answered:
-        good = 0
-        for leaf in answer.leaves:
-            self._count_pulled(len(leaf.leaf))
-            fits = leaf.index in ask.indexes and await on_disk(
-                self._store.write_leaf, self.payload, leaf.index, leaf.leaf, leaf.path
-            )
-            if not fits:
-                self._network.penalise(ask.peer, HIGH, "a leaf that is not in the payload")
-                return Answered(ask.peer, good=good > 0, bad=True)
-            good += 1
-            self._events.append(Got(leaf.index))
-        return Answered(ask.peer, good=good > 0)
+    def _got(self, index: int) -> None:
+        self._events.append(Got(index))
+        self._wake.set()
 
 
 def _first(group: BaseException) -> BaseException:
