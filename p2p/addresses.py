@@ -70,8 +70,13 @@ def networks(transport: str) -> tuple[str, str]:
     kind, host = transport.split("/")[1:3]
     if kind not in ("ip4", "ip6"):
         return "names", "names"
-    prefix = 16 if kind == "ip4" else 32
-    return subnet(host), str(ipaddress.ip_network(f"{host}/{prefix}", strict=False))
+    return subnet(host), network(host)
+
+
+def network(ip: str) -> str:
+    """The /16 (IPv4) or /32 (IPv6) an IP belongs to."""
+    prefix = 16 if ipaddress.ip_address(ip).version == 4 else 32
+    return str(ipaddress.ip_network(f"{ip}/{prefix}", strict=False))
 
 
 def subnet(ip: str) -> str:

@@ -78,7 +78,7 @@ class Stack:
         traffic: Traffic,
     ) -> None:
         keys = create_new_key_pair(identity.seed)
-        self.swarm = GuardedSwarm(keys, profile, owner)
+        self.swarm = GuardedSwarm(keys, profile, owner, traffic)
         self._announce = [Multiaddr(address) for address in announce]
         self._expanded: dict[tuple[Multiaddr, ...], list[Multiaddr]] = {}
         self.host = GuardedHost(self.swarm, traffic, self._addresses, owner.on_identified)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol
 
 import trio
@@ -37,8 +38,10 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from primed.p2p import limits
 from primed.p2p.bulk.sockets import TLS_RECORD, release
-from primed.p2p.doorkeeper import Doorkeeper
+from primed.p2p.doorkeeper import Doorkeeper, Place
 from primed.p2p.muxer import BoundedMuxers, BoundedYamux
+from primed.p2p.network import Traffic
+from primed.p2p.sockets import BufferedTCP, remote_of
 from primed.p2p.streams import root_cause
 
 
@@ -57,7 +60,9 @@ class Policy(Protocol):
 class GuardedSwarm(Swarm):
     """TCP, Noise and Yamux; nothing else is offered or accepted."""
 
-    def __init__(self, keys: KeyPair, profile: limits.Profile, policy: Policy) -> None:
+    def __init__(
+        self, keys: KeyPair, profile: limits.Profile, policy: Policy, traffic: Traffic
+    ) -> None:
         peer_id = ID.from_pubkey(keys.public_key)
         peerstore = PeerStore(max_peers=limits.PEERS_KNOWN)
         peerstore.add_key_pair(peer_id, keys)
@@ -74,7 +79,9 @@ class GuardedSwarm(Swarm):
         )
         self.auto_connector = _NoAutoConnector(self)
         self._policy = policy
-        self._doorkeeper = Doorkeeper(profile)
+        self._traffic = traffic
+        self._doorkeeper = Doorkeeper(replace(profile, connections=profile.inbound))
+        self._inbound: dict[Place, BufferedTCP] = {}
         self._dial_locks: dict[ID, trio.Lock] = {}
         self._dialled: dict[ID, str] = {}  # the address that worked
 
@@ -127,27 +134,44 @@ class GuardedSwarm(Swarm):
     async def _handle_inbound_connection(
         self, read_write_closer: ReadWriteCloser, maddr: Multiaddr
     ) -> None:
-        remote = read_write_closer.get_remote_address()
-        if remote is None or not self._doorkeeper.enter(remote[0]):
-            await read_write_closer.close()
-            return
+        """Lives as long as the connection, which gives its place back by returning."""
+        assert isinstance(read_write_closer, TrioTCPStream)  # our one transport
+        stream = read_write_closer.stream
         try:
-            if await self._is_for_bulk(read_write_closer, remote[0]):
+            ip = remote_of(stream)[0]
+        except OSError:  # gone already
+            ip = ""
+        place = self._admit(ip) if ip else None
+        if place is None:
+            self._traffic.refused_connections += 1
+            await trio.aclose_forcefully(stream)
+            return
+        self._inbound[place] = inbound = BufferedTCP(stream)
+        try:
+            if await self._is_for_bulk(inbound, ip):
                 return
-            connection = RawConnection(read_write_closer, False)
-            muxed = await self.upgrade_inbound_raw_conn(connection, maddr)
+            muxed = await self.upgrade_inbound_raw_conn(RawConnection(inbound, False), maddr)
             if isinstance(muxed, BoundedYamux):
                 await muxed.event_closed.wait()
         finally:
-            self._doorkeeper.leave(remote[0])
+            self._doorkeeper.leave(place)
+            self._inbound.pop(place, None)
             with suppress(BaseLibp2pError), trio.move_on_after(1.0) as scope:
                 scope.shield = True
-                await read_write_closer.close()
+                await inbound.close()
 
-    async def _is_for_bulk(self, inbound: ReadWriteCloser, ip: str) -> bool:
+    def _admit(self, ip: str) -> Place | None:
+        if place := self._doorkeeper.enter(ip):
+            return place
+        if leaving := self._doorkeeper.who_should_go(ip):
+            self._traffic.evicted_connections += 1
+            self._doorkeeper.leave(leaving)
+            self._inbound.pop(leaving).stream.socket.close()  # its reader notices and cleans up
+            return self._doorkeeper.enter(ip)
+        return None
+
+    async def _is_for_bulk(self, inbound: BufferedTCP, ip: str) -> bool:
         """Give sockets that begin like TLS away; others, and silent ones, go on to libp2p."""
-        if not isinstance(inbound, TrioTCPStream):
-            return False
         with trio.move_on_after(limits.UPGRADE_S), suppress(OSError):
             first = await inbound.stream.socket.recv(1, socket.MSG_PEEK)
             if first == TLS_RECORD:
@@ -168,9 +192,12 @@ class _TimedTCP(TCP):
     async def dial(self, maddr: Multiaddr) -> IRawConnection:
         try:
             with trio.fail_after(limits.DIAL_S):
-                return await super().dial(maddr)
+                connection = await super().dial(maddr)
         except trio.TooSlowError as error:
             raise OpenConnectionError(f"{maddr}: no answer in {limits.DIAL_S:.0f} s") from error
+        assert isinstance(connection, RawConnection)
+        assert isinstance(connection.stream, TrioTCPStream)
+        return RawConnection(BufferedTCP(connection.stream.stream), True)
 
 
 class _NoAutoConnector(AutoConnector):

@@ -73,7 +73,8 @@ class Sockets:
 
     async def admit(self, sock: socket.socket, ip: str) -> None:
         """Find out who is at an inbound socket, and give the channel to whoever issued its ticket."""
-        if not len(self._tickets) or not self._door.enter(ip):
+        place = self._door.enter(ip) if len(self._tickets) else None
+        if place is None:
             self.refused += 1
             sock.close()
             return
@@ -83,7 +84,7 @@ class Sockets:
             self.refused += 1
             self._charge(error)
         finally:
-            self._door.leave(ip)
+            self._door.leave(place)
 
     async def _admit(self, sock: socket.socket) -> None:
         channel = TlsChannel(sock, self._uploads, self._count)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primed.p2p import addresses, limits, peerid
+from primed.p2p.doorkeeper import Doorkeeper
 from primed.p2p.errors import FATAL, HIGH, MID, UserError
 from primed.p2p.penalties import Consequence, Scores
 
@@ -102,15 +103,35 @@ def test_a_score_is_never_positive_and_never_nan(penalties: list[tuple[int, floa
         assert -(60.0 * 30) <= scores.score(A, now) <= 0.0
 
 
-def test_places_are_counted_per_ip_and_subnet() -> None:
-    from primed.p2p.doorkeeper import Doorkeeper
-
+def test_places_are_counted_per_ip_subnet_and_in_total() -> None:
     door = Doorkeeper(limits.Profile(connections=10, inbound_per_ip=2, inbound_per_subnet=3))
-    assert [door.enter("10.0.0.1") for _ in range(3)] == [True, True, False]
-    assert [door.enter("10.0.0.2") for _ in range(2)] == [True, False]
-    assert [door.enter(f"10.0.{n}.1") for n in range(1, 9)] == [True] * 7 + [False]
-    door.leave("10.0.0.1")
+    places = [door.enter("10.0.0.1") for _ in range(3)]
+    assert places[0] and places[1] and places[2] is None
+    assert [bool(door.enter("10.0.0.2")) for _ in range(2)] == [True, False]
+    assert [bool(door.enter(f"10.0.{n}.1")) for n in range(1, 9)] == [True] * 7 + [False]
+    door.leave(places[0])
+    door.leave(places[0])
     assert door.enter("10.0.0.3")
+    assert not door.enter("10.0.0.4")
+
+
+def test_a_crowded_network_gives_its_youngest_place_to_another_one() -> None:
+    door = Doorkeeper(limits.Profile(connections=8, inbound_per_ip=2, inbound_per_subnet=8))
+    crowd = [door.enter(f"66.6.0.{n}") for n in range(6)]
+    for ip in ("1.1.1.1", "2.2.2.2"):
+        assert door.enter(ip)
+        assert door.who_should_go(ip) is None or ip == "2.2.2.2"
+    assert door.enter("3.3.3.3") is None
+    assert door.who_should_go("66.6.0.99") is None  # it is that network
+    leaving = door.who_should_go("3.3.3.3")
+    assert leaving is not None and leaving == crowd[-1]
+    door.leave(leaving)
+    assert door.enter("3.3.3.3")
+    assert door.who_should_go("1.1.1.1") is not None
+    even = Doorkeeper(limits.Profile(connections=4))
+    for n in range(4):
+        assert even.enter(f"{n + 1}.1.1.1")
+    assert even.who_should_go("9.9.9.9") is None  # nobody is crowded
 
 
 def test_an_outbox_is_bounded_in_bytes_and_sends_control_first() -> None:
