@@ -12,7 +12,10 @@ from collections.abc import Awaitable, Callable
 
 import trio
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+from libp2p.kad_dht.pb.kademlia_pb2 import Record
+from libp2p.kad_dht.provider_store import ProviderStore
 from libp2p.kad_dht.routing_table import RoutingTable
+from libp2p.kad_dht.value_store import ValueStore
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.peer.peerstore import PeerStoreError
@@ -43,6 +46,26 @@ class MembersTable(RoutingTable):
         return await super().add_peer(peer_obj, skip_server_mode_check=skip_server_mode_check)
 
 
+class _BoundedProviders(ProviderStore):
+    """The library bounds the providers of a key, not the keys, nor what a provider tells of itself."""
+
+    def add_provider(self, key: bytes, provider: PeerInfo) -> None:
+        if key not in self.providers and len(self.providers) >= limits.PROVIDED_KEYS:
+            self.cleanup_expired()
+            others = (old for old in self.providers if old not in self.providing_keys)
+            if len(self.providers) >= limits.PROVIDED_KEYS:
+                del self.providers[next(others)]  # the oldest
+        few = provider.addrs[: limits.ADDRESSES_PER_PEER]
+        super().add_provider(key, PeerInfo(provider.peer_id, few))
+
+
+class _NoValues(ValueStore):
+    """We neither need nor keep other peers' values: the library would keep 50,000 of 4 MiB."""
+
+    def put_record(self, key: bytes, record: Record) -> None:
+        return
+
+
 class Discovery:
     def __init__(
         self, host: GuardedHost, book: PeerBook, member_protocol: str, traffic: Traffic
@@ -52,6 +75,9 @@ class Discovery:
         self._book = book
         self._member_protocol = member_protocol
         self.dht = KadDHT(host, DHTMode.SERVER, max_peers_per_subnet=0)
+        self.dht.value_store = _NoValues(host, host.get_id())
+        self.dht.provider_store = _BoundedProviders(host, self.dht.peer_routing)
+        self.dht._inbound_limiter = trio.CapacityLimiter(limits.DHT_INBOUND)  # 12: two peers' worth
         table = MembersTable(host, self.is_member)
         self.dht.routing_table = table
         self.dht.peer_routing.routing_table = table

@@ -310,7 +310,12 @@ class Libp2pNetwork:
         consequence = self._scores.penalise(peer, points, trio.current_time())
         level = logging.INFO if consequence is Consequence.NONE else logging.WARNING
         self._complaints.log(
-            level, "%s loses %d points: %s (%s)", peerid.short(peer), points, reason, consequence.value
+            level,
+            "%s loses %d points: %s (%s)",
+            peerid.short(peer),
+            points,
+            reason,
+            consequence.value,
         )
         if consequence is Consequence.NONE:
             return
@@ -319,6 +324,10 @@ class Libp2pNetwork:
 
     def is_banned(self, peer: bytes) -> bool:
         return self._scores.is_banned(peer, trio.current_time())
+
+    def is_chosen(self, peer: bytes) -> bool:
+        """For the services: a peer that we dialled, not one that came to us."""
+        return self._connections.is_outbound(peer)
 
     def _is_unwelcome(self, peer: bytes) -> bool:
         """Whether we would not dial a peer by ourselves."""
