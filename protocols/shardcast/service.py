@@ -85,7 +85,13 @@ class Shardcast:
         self._early = EarlyShards()
         self._transfers: dict[Payload, Transfer] = {}
         self._begun, self._queue = trio.open_memory_channel[Transfer](DOWNLOADS_MAX)
-        self._client = Client(network, PROTOCOL, responses)
+        self._client = Client(
+            network,
+            PROTOCOL,
+            responses,
+            burst=SHARD_REQUESTS_BURST,
+            per_s=SHARD_REQUESTS_PER_S,
+        )
         self.lanes = Lanes(network, self._client, store, run_id)
         if network.bulk is not None:
             network.bulk.serve(purpose_of(run_id), partial(answer_wants, store, network.uploads))
