@@ -65,6 +65,7 @@ class PeerInfo:
     topics: tuple[str, ...] = ()
     lane: str = "streams"  # or "bulk": what large payloads travel on
     lane_reason: str = ""
+    relayed: bool = False  # connected over a relay: nothing large goes there
 
 
 @dataclass

@@ -45,7 +45,12 @@ def purpose_of(run_id: bytes) -> str:
 # ---- the answerer
 
 
-def answer_wants(store: PayloadStore, uploads: Uploads, channel: BulkChannel) -> None:
+Served = Callable[[bytes, Payload, int], None]  # (peer, payload, leaf); in the answerer's thread
+
+
+def answer_wants(
+    store: PayloadStore, uploads: Uploads, served: Served, channel: BulkChannel
+) -> None:
     """Serve one asker, until it ends, has had its share, or quiet hours begin."""
     buffer = memoryview(bytearray(LARGE_LEAF_BYTES))
     served_bytes = 0
@@ -53,10 +58,12 @@ def answer_wants(store: PayloadStore, uploads: Uploads, channel: BulkChannel) ->
         want = _read(channel, wants, BULK_REQUEST_BYTES)
         if want is None:
             return
-        served_bytes += _answer(store, channel, want, buffer)
+        served_bytes += _answer(store, channel, want, buffer, served)
 
 
-def _answer(store: PayloadStore, channel: BulkChannel, want: Want, buffer: memoryview) -> int:
+def _answer(
+    store: PayloadStore, channel: BulkChannel, want: Want, buffer: memoryview, served: Served
+) -> int:
     """Bytes of leaves sent."""
     reader = store.reader(want.payload)
     if reader is None:
@@ -70,6 +77,7 @@ def _answer(store: PayloadStore, channel: BulkChannel, want: Want, buffer: memor
         for proven in here:
             leaf = reader.read_into(proven.index, buffer)
             channel.send_all(leaf)
+            served(channel.peer, want.payload, proven.index)
             sent_bytes += len(leaf)
     return sent_bytes
 
@@ -80,12 +88,13 @@ def _answer(store: PayloadStore, channel: BulkChannel, want: Want, buffer: memor
 @dataclass
 class Pull:
     """Leaves asked for, and what came of it. `got(index)` is called in the trio thread for each
-    leaf that is verified and stored, before `ended` is set."""
+    leaf that is verified and stored, before `ended` is set. lacks: what the peer does not have."""
 
     payload: Payload
     indexes: tuple[int, ...]
     got: Callable[[int], None]
     leaves: int = 0
+    lacks: tuple[int, ...] = ()
     is_bad: bool = False
     failure: Exception | None = None
     ended: trio.Event = field(default_factory=trio.Event)
@@ -139,6 +148,8 @@ class Conversation:
     def _receive(
         self, channel: BulkChannel, pull: Pull, coming: Coming, buffer: memoryview
     ) -> None:
+        coming_indexes = {proven.index for proven in coming.leaves}
+        pull.lacks = tuple(index for index in pull.indexes if index not in coming_indexes)
         for proven in coming.leaves:
             if proven.index not in pull.indexes:
                 raise RemoteError("a leaf that nobody asked for", peer=channel.peer, penalty=HIGH)

@@ -15,21 +15,23 @@ from primed.p2p.errors import HIGH, MID, LocalError, NoLane, RemoteError
 from primed.p2p.network import Network, PeerId
 from primed.protocols.client import Client
 from primed.protocols.disk import on_disk
-from primed.protocols.limits import BULK_LEAVES, BULK_REQUEST_S, LEAVES_PER_REQUEST
+from primed.protocols.limits import BULK_LEAVES, LEAVES_PER_REQUEST
+from primed.protocols.rpc import Refused
 from primed.protocols.shardcast.bulk import Conversation, Pull, purpose_of
-from primed.protocols.shardcast.messages import GetLeaves, Have, Leaves
+from primed.protocols.shardcast.messages import GetLeaves, Have, Leaves, Noted
 from primed.protocols.shardcast.reader import leaf_size
 from primed.protocols.shardcast.store import PayloadStore
 from primed.verify.statements import Payload
 
-_NEWEST = 0.5  # its share in the average of a peer's rate
-
 
 class Fetched(NamedTuple):
-    """leaves: how many were verified and stored; is_bad: the peer sent a false one."""
+    """leaves: how many were verified and stored; is_bad: the peer sent a false one; lacks: those it
+    does not have; busy_s: it wants to be asked again then."""
 
     leaves: int
     is_bad: bool = False
+    lacks: tuple[int, ...] = ()
+    busy_s: float = 0.0
 
 
 class Lanes:
@@ -38,7 +40,7 @@ class Lanes:
     def __init__(
         self,
         network: Network,
-        client: Client[Have | Leaves],
+        client: Client[Have | Leaves | Noted],
         store: PayloadStore,
         run_id: bytes,
     ) -> None:
@@ -49,9 +51,7 @@ class Lanes:
         self._store = store
         self._run_id = run_id
         self._conversations: dict[PeerId, Conversation] = {}
-        self._rates: dict[PeerId, float] = {}  # bytes a second, over the bulk lane
         self._nursery: trio.Nursery | None = None
-        network.on_peer(self._forget_on_disconnect)
 
     async def run(self) -> None:
         """Owns the conversations; until it runs there are only streams."""
@@ -62,12 +62,9 @@ class Lanes:
         finally:
             self._nursery = None
 
-    def width(self, peer: PeerId, payload: Payload) -> int:
-        """How many leaves to ask this peer for at a time."""
-        rate = self._rates.get(peer)
-        if rate is None or not self._has_bulk(peer):
-            return LEAVES_PER_REQUEST
-        return max(1, min(BULK_LEAVES, int(rate * BULK_REQUEST_S / payload.leaf_bytes)))
+    def width(self, peer: PeerId) -> int:
+        """How many leaves this peer may be asked for at a time."""
+        return BULK_LEAVES if self._has_bulk(peer) else LEAVES_PER_REQUEST
 
     async def fetch(
         self,
@@ -84,6 +81,8 @@ class Lanes:
                 return fetched
         try:
             return await self._over_streams(peer, payload, indexes[:LEAVES_PER_REQUEST], got)
+        except Refused as refusal:
+            return Fetched(0, busy_s=refusal.retry_after_ms / 1000)
         except RemoteError:
             return Fetched(0)
 
@@ -107,16 +106,13 @@ class Lanes:
             self.bulk_bytes += leaf_size(payload, index)
             got(index)
 
-        began = trio.current_time()
         pull = Pull(payload, indexes, count)
         self._conversation(peer).add(pull)
         await pull.ended.wait()
         if isinstance(pull.failure, OSError):
             raise pull.failure
-        if pull.leaves:
-            self._note_rate(peer, pull.leaves * payload.leaf_bytes, trio.current_time() - began)
         if pull.leaves or pull.is_bad or pull.failure is None:
-            return Fetched(pull.leaves, pull.is_bad)
+            return Fetched(pull.leaves, pull.is_bad, pull.lacks)
         return None
 
     def _conversation(self, peer: PeerId) -> Conversation:
@@ -139,15 +135,6 @@ class Lanes:
             del self._conversations[peer]
             conversation.end(failure)
 
-    def _note_rate(self, peer: PeerId, count_bytes: int, seconds: float) -> None:
-        rate = count_bytes / max(seconds, 1e-3)
-        before = self._rates.get(peer, rate)
-        self._rates[peer] = before + _NEWEST * (rate - before)
-
-    def _forget_on_disconnect(self, peer: PeerId, is_connected: bool) -> None:
-        if not is_connected:
-            self._rates.pop(peer, None)
-
     # ---- streams
 
     async def _over_streams(
@@ -161,15 +148,15 @@ class Lanes:
         if not isinstance(answer, Leaves):
             self._network.penalise(peer, MID, "wrong answer")
             return Fetched(0, is_bad=True)
-        good = 0
-        for leaf in answer.leaves:
+        given = [leaf.index for leaf in answer.leaves]
+        for good, leaf in enumerate(answer.leaves):
             fits = leaf.index in indexes and await on_disk(
                 self._store.write_leaf, payload, leaf.index, leaf.leaf, leaf.path
             )
             if not fits:
                 self._network.penalise(peer, HIGH, "a leaf that is not in the payload")
                 return Fetched(good, is_bad=True)
-            good += 1
             self.stream_bytes += len(leaf.leaf)
             got(leaf.index)
-        return Fetched(good)
+        asked = indexes[: indexes.index(given[-1])] if given else indexes  # later ones: the cap
+        return Fetched(len(set(given)), lacks=tuple(index for index in asked if index not in given))

@@ -7,9 +7,8 @@ manifests arrive. Whatever is complete or partly here is served to everybody who
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import trio
@@ -21,29 +20,22 @@ from primed.protocols.client import Client
 from primed.protocols.disk import on_disk
 from primed.protocols.framing import decode, encode
 from primed.protocols.limits import (
-    ANSWER_WITHIN_S,
     DOWNLOADS_MAX,
     PUSH_MAX_BYTES,
     SHARD_REQUESTS_BURST,
     SHARD_REQUESTS_PER_S,
 )
-from primed.protocols.rpc import Attachment, Refused
-from primed.protocols.server import Reply
-from primed.protocols.shardcast.bulk import answer_wants, purpose_of
 from primed.protocols.shardcast.gossip import EarlyShards, validate_shard
 from primed.protocols.shardcast.lanes import Lanes
 from primed.protocols.shardcast.messages import (
-    GetHave,
-    GetLeaves,
-    Have,
-    Leaf,
-    Leaves,
+    Noted,
     Shard,
     requests,
     responses,
     shards,
     shards_message,
 )
+from primed.protocols.shardcast.serving import Serving
 from primed.protocols.shardcast.store import PayloadStore
 from primed.protocols.shardcast.transfer import Transfer
 from primed.protocols.topics import shards_topic
@@ -55,11 +47,14 @@ PROTOCOL = "/primed/shardcast/1"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a payload is, and in one sentence what it waits for."""
+    """How far a payload is, and in one sentence what it waits for. bytes_per_s: what came in
+    lately."""
 
     leaves_here: int
     leaves: int
     reason: str
+    bytes_here: int = 0
+    bytes_per_s: float = 0.0
 
 
 class Shardcast:
@@ -85,21 +80,21 @@ class Shardcast:
         self._early = EarlyShards()
         self._transfers: dict[Payload, Transfer] = {}
         self._begun, self._queue = trio.open_memory_channel[Transfer](DOWNLOADS_MAX)
-        self._client = Client(
+        fetching = Client(
             network,
             PROTOCOL,
             responses,
             burst=SHARD_REQUESTS_BURST,
             per_s=SHARD_REQUESTS_PER_S,
         )
-        self.lanes = Lanes(network, self._client, store, run_id)
-        if network.bulk is not None:
-            network.bulk.serve(purpose_of(run_id), partial(answer_wants, store, network.uploads))
+        self.lanes = Lanes(network, fetching, store, run_id)
+        self._talk = Client(network, PROTOCOL, responses)  # short words do not wait behind leaves
+        self._serving = Serving(network, self._talk, store, run_id, rng, self._told)
         servers.serve(
             PROTOCOL,
             requests,
             run_id,
-            self._answer,
+            self._serving.answer,
             burst=SHARD_REQUESTS_BURST,
             per_s=SHARD_REQUESTS_PER_S,
         )
@@ -128,13 +123,14 @@ class Shardcast:
             return
         transfer = self._transfers[payload] = Transfer(
             self._network,
-            self._client,
+            self._talk,
             self._store,
             self._run_id,
             payload,
             learner,
             self._rng,
             self.lanes,
+            self._serving.gained,
         )
         for shard in self._early.take(payload):
             transfer.push(shard)
@@ -159,14 +155,30 @@ class Shardcast:
     def progress(self, payload: Payload) -> Progress:
         transfer = self._transfers.get(payload)
         if transfer is not None:
-            return Progress(transfer.leaves_here, payload.leaves, transfer.reason)
+            return Progress(
+                transfer.leaves_here,
+                payload.leaves,
+                transfer.reason,
+                transfer.bytes_here,
+                transfer.bytes_per_s(),
+            )
         if self._store.path(payload):
-            return Progress(payload.leaves, payload.leaves, "complete")
+            return Progress(payload.leaves, payload.leaves, "complete", payload.size_bytes)
         return Progress(0, payload.leaves, "not expected")
 
+    def describe(self, payload: Payload) -> str:
+        """What the payload waits for, for people: "3 of 64 leaves; …"."""
+        at = self.progress(payload)
+        return f"{at.leaves_here} of {at.leaves} leaves; {at.reason}"
+
     async def add(self, path: Path) -> Payload:
-        """Take in a complete, synced, immutable file of ours and serve it from now on."""
-        return await on_disk(self._store.import_file, path)
+        """Take in a complete, synced, immutable file of ours and serve it from now on; if it is
+        large and new, each leaf goes to one peer first (`seeding`)."""
+        before = set(self._store.payloads())
+        payload = await on_disk(self._store.import_file, path)
+        if payload not in before:
+            self._serving.seed(payload)
+        return payload
 
     async def push(self, payload: Payload, learner: PeerId) -> bool:
         """Gossip all leaves of our payload in random order, if it is small enough (1 MiB); peers
@@ -191,18 +203,23 @@ class Shardcast:
         transfer = self._transfers.pop(payload, None)
         if transfer is not None:
             transfer.drop()
-        await on_disk(self._store.delete, payload)
+        await self._delete(payload)
 
     async def retain(self, roots: Collection[bytes]) -> None:
         """Forget every payload but those with these roots and those still expected."""
         for payload in self._store.payloads():
             if payload.root not in roots and payload not in self._transfers:
-                await on_disk(self._store.delete, payload)
+                await self._delete(payload)
+
+    async def _delete(self, payload: Payload) -> None:
+        self._serving.forget(payload)
+        await on_disk(self._store.delete, payload)
 
     async def run(self) -> None:
         """Carries out the transfers until cancelled. Started again it goes on where it was."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.lanes.run)
+            nursery.start_soon(self._serving.run)
             running: set[Payload] = set()
             while True:
                 for transfer in list(self._transfers.values()):
@@ -220,6 +237,11 @@ class Shardcast:
         running.discard(transfer.payload)
         if transfer.path is not None:
             self._transfers.pop(transfer.payload, None)
+            self._serving.completed()
+
+    def _told(self, peer: PeerId, payload: Payload, indexes: tuple[int, ...]) -> Noted:
+        transfer = self._transfers.get(payload)
+        return transfer.tell(peer, indexes) if transfer else Noted((), is_wanted=False)
 
     def _is_here(self, payload: Payload, index: int) -> bool:
         have = self._store.have(payload)
@@ -236,25 +258,3 @@ class Shardcast:
             self._early.add(shard)
         else:
             transfer.push(shard)
-
-    async def _answer(self, peer: PeerId, message: GetHave | GetLeaves, _: Attachment) -> Reply:
-        uploads = self._network.uploads
-        if isinstance(message, GetHave):
-            have = None if uploads.quiet_s() else self._store.have(message.payload)
-            return Reply(Have(b"" if have is None else bytes(have)))
-        reason, wait_s = uploads.why_not()
-        if reason:
-            raise Refused("busy", reason, retry_after_ms=int(1000 * min(wait_s, 600)))
-        return Reply(Leaves(tuple([leaf async for leaf in self._within_cap(message)])))
-
-    async def _within_cap(self, message: GetLeaves) -> AsyncIterator[Leaf]:
-        """Those of the leaves that the upload cap lets pass in time; the first one anyway."""
-        until = trio.current_time() + ANSWER_WITHIN_S
-        for index in message.indexes:
-            read = await on_disk(self._store.read_leaf, message.payload, index)
-            if read is None:
-                continue
-            await self._network.uploads.take(len(read[0]))
-            yield Leaf(index, read[0], tuple(read[1]))
-            if trio.current_time() > until:
-                return
