@@ -61,6 +61,12 @@ def is_loopback(transport: str) -> bool:
     return kind in ("ip4", "ip6") and ipaddress.ip_address(host).is_loopback
 
 
+def kind_of(ip: str) -> tuple[int, bool, bool]:
+    """(version, is it loopback, is it all of them): what can reach what."""
+    address = ipaddress.ip_address(ip)
+    return address.version, address.is_loopback, address.is_unspecified
+
+
 def networks(transport: str) -> tuple[str, str]:
     """The subnet (/24, /48) and the network (/16, /32) of an address; all names share one.
 

@@ -8,7 +8,7 @@ for the life of the node), and its missing bans.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -36,7 +36,7 @@ from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from primed.p2p import limits
+from primed.p2p import addresses, limits
 from primed.p2p.bulk.sockets import TLS_RECORD, release
 from primed.p2p.doorkeeper import Doorkeeper, Place
 from primed.p2p.muxer import BoundedMuxers, BoundedYamux
@@ -73,7 +73,7 @@ class GuardedSwarm(Swarm):
             peer_id,
             peerstore,
             upgrader,
-            transports=[_TimedTCP(dns_max_retries=1)],
+            transports=[_TimedTCP(self._source_for)],
             retry_config=RetryConfig(max_retries=0),
             connection_config=_connection_config(profile),
         )
@@ -111,6 +111,13 @@ class GuardedSwarm(Swarm):
             except trio.TooSlowError:
                 reason = f"{address}: no handshake in time"
         raise SwarmException(reason)
+
+    def _source_for(self, ip: str) -> str | None:
+        """The IP we listen at, if there is one of this kind and it is not all of them."""
+        kind = addresses.kind_of(ip)
+        listening = {a.split("/")[2] for a in self.listeners}
+        mine = [own for own in listening if addresses.kind_of(own) == kind]
+        return mine[0] if len(mine) == 1 else None
 
     def dialled_address(self, peer: bytes) -> str | None:
         """Where our live outbound connection to a peer leads."""
@@ -187,17 +194,34 @@ class GuardedSwarm(Swarm):
 
 
 class _TimedTCP(TCP):
-    """TCP that does not wait minutes for a host that drops packets."""
+    """TCP that does not wait minutes for a host that drops packets.
+
+    Dials from the IP we listen at, if that is one in particular: peers then see the address that
+    they can reach us by.
+    """
+
+    def __init__(self, source_for: Callable[[str], str | None]) -> None:
+        super().__init__(dns_max_retries=1)
+        self._source_for = source_for
 
     async def dial(self, maddr: Multiaddr) -> IRawConnection:
         try:
             with trio.fail_after(limits.DIAL_S):
-                connection = await super().dial(maddr)
+                return await super().dial(maddr)
         except trio.TooSlowError as error:
             raise OpenConnectionError(f"{maddr}: no answer in {limits.DIAL_S:.0f} s") from error
-        assert isinstance(connection, RawConnection)
-        assert isinstance(connection.stream, TrioTCPStream)
-        return RawConnection(BufferedTCP(connection.stream.stream), True)
+
+    async def _dial_resolved(
+        self, maddr: Multiaddr, source: tuple[str, int] | None = None
+    ) -> IRawConnection:
+        host, port = str(maddr).split("/")[2:5:2]
+        try:
+            stream = await trio.open_tcp_stream(
+                host, int(port), local_address=self._source_for(host)
+            )
+        except (OSError, ValueError) as error:
+            raise OpenConnectionError(f"{maddr}: {root_cause(error)}") from error
+        return RawConnection(BufferedTCP(stream), True)
 
 
 class _NoAutoConnector(AutoConnector):
