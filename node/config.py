@@ -7,6 +7,7 @@ are errors, with the nearest known one. Lists are separated by commas in the env
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import socket
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from msgspec import Meta
 
 from primed.node.addresses import check_dialable, check_listen
 from primed.node.paths import Paths
+from primed.node.profiles import Profile, profile_of
 from primed.p2p.errors import UserError
 from primed.verify.runspec import Role
 
@@ -46,17 +48,23 @@ class Config:
         ("auto",), "roles to hold; auto: those that fit this machine"
     )
     profile: Literal["home", "server", "lowpower"] = _setting(
-        "home", "connection limits: home 50, server 400, lowpower 20"
+        "home", "how much to take: home, server or lowpower (connections, threads, niceness)"
     )
     threads: Annotated[int, Meta(ge=1, le=1024)] = _setting(1, "CPU threads of each child process")
+    niceness: Annotated[int, Meta(ge=0, le=19)] = _setting(
+        5, "how far the child processes stand back for others, 0 to 19"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least level logged")
     log_format: Literal["console", "json"] = _setting("console", "console or json, on stderr")
     metrics_listen: str = _setting("", "host:port for Prometheus, for example 127.0.0.1:9464")
+    metrics_public: bool = _setting(
+        False, "let metrics_listen be an address that other machines reach; they have no password"
+    )
     origins: Mapping[str, str] = field(default_factory=dict)  # setting -> where it came from
 
     @property
-    def max_connections(self) -> int:
-        return {"home": 50, "server": 400, "lowpower": 20}[self.profile]
+    def limits(self) -> Profile:
+        return profile_of(self.profile)
 
 
 SETTINGS = {item.name: item for item in fields(Config) if "doc" in item.metadata}
@@ -76,7 +84,35 @@ def load_config(
             where = origin.format(name=name, NAME=name.upper(), flag=name.replace("_", "-"))
             values[name] = _converted(name, value, where)
             origins[name] = where
+    _apply_profile(values, origins)
+    _check_metrics(values, origins)
     return Config(data_dir=paths.root, origins=origins, **values)
+
+
+def _apply_profile(values: dict[str, Any], origins: dict[str, str]) -> None:
+    """The profile's own values, where nothing else says anything."""
+    name = values.get("profile", SETTINGS["profile"].default)
+    for setting in ("threads", "niceness"):
+        if origins[setting] == "default":
+            values[setting] = getattr(profile_of(name), setting)
+            origins[setting] = f"profile {name}"
+
+
+def _check_metrics(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    listen = values.get("metrics_listen", "")
+    if listen and not values.get("metrics_public") and not is_loopback(listen):
+        text = f"metrics_listen from {origins['metrics_listen']}: other machines can reach {listen}"
+        hint = "use 127.0.0.1, or set metrics_public = true and let a firewall decide who reads"
+        raise UserError(text, hint)
+
+
+def is_loopback(host_and_port: str) -> bool:
+    """Whether only this machine reaches a TCP address."""
+    host = host_and_port.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def with_free_port(config: Config, port: int = DEFAULT_PORT) -> Config:

@@ -85,6 +85,8 @@ class NetworkView(_View, frozen=True):
     stream_sent_bytes: int = 0
     rejected: int = 0  # gossip messages refused
     handler_errors: int = 0
+    peak_received_bytes_s: float = 0.0  # highest mean of 10 s, from and to other machines
+    peak_sent_bytes_s: float = 0.0
 
 
 class VersionView(_View, frozen=True):
@@ -153,6 +155,7 @@ class StatusView(_View, frozen=True):
     waits: tuple[WaitView, ...] = ()
     problems: tuple[ProblemView, ...] = ()
     invite: str = ""  # of the swarm: what others give to `primed start --join`
+    state: str = "ok"  # or "degraded: " and the names of the open problems
 
 
 class PeerView(_View, frozen=True):
@@ -163,6 +166,8 @@ class PeerView(_View, frozen=True):
     score: float
     roles: tuple[str, ...] = ()  # announced in hello
     runs: tuple[str, ...] = ()
+    clock_offset_s: float | None = None  # its clock less ours, as of its newest record
+    note: str = ""  # why it is not (wholly) understood: other versions, a refusal
 
 
 class PeersView(_View, frozen=True):

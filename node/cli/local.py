@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 import time
@@ -110,13 +111,14 @@ def _run_daemon(common: Common, flags: dict[str, Any], join: str | None) -> None
         make = identity.load if paths.identity.exists() else identity.create
         me = make(paths.identity)
         log_path = paths.logs / "daemon.log"
-        with logging_to(log_path, level=config.log_level, style=config.log_format):
+        with logging_to(log_path, level=config.log_level, style=config.log_format) as limit:
             from primed.node.daemon import run_daemon  # libp2p: a second of CPU
 
-            run_daemon(config, paths, me, invite, lambda view: _announce(view, common))
+            announce = functools.partial(_announce, common)
+            run_daemon(config, paths, me, invite, announce, lambda: limit.total_left_out)
 
 
-def _announce(view: StatusView, common: Common) -> None:
+def _announce(common: Common, view: StatusView) -> None:
     """Called by the daemon once it is up."""
     if common.json:
         print_json(view)

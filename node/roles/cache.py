@@ -49,7 +49,8 @@ class Cache:
     async def _pull(self, payload: Payload, learner: bytes) -> None:
         self._part.shardcast.expect(payload, learner)
         name = f"payload {payload.root.hex()[:8]}"
-        with self._part.waits.named(name, f"{payload.size_bytes} bytes from peers", PAYLOAD_S):
+        describe = self._part.shardcast.describe
+        with self._part.waits.named(name, lambda: describe(payload), PAYLOAD_S):
             with trio.move_on_after(PAYLOAD_S):
                 await self._part.shardcast.wait(payload)
         self._held.add(payload.root)
