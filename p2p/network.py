@@ -99,6 +99,10 @@ class BulkChannel(Protocol):
     @property
     def peer(self) -> PeerId: ...
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether this side gave up: a `talk` that waits for other things ends itself then."""
+
     def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Returns when the system has taken the bytes. Waits for our upload allowance."""
 

@@ -27,7 +27,8 @@ Rules
   that nobody came for. IGNORE: late tickets, sockets that fail before they name a peer.
 - A socket may take 5 s for TLS and 5 s for the ticket; 8 at a time, 2 an IP; none at all while
   no ticket is out.
-- Places: 2 served and 4 asked for at a time at home, 8 and 8 on a server; one a peer and purpose.
+- Places: 2 served and 4 asked for at a time at home, 8 and 8 on a server. A peer has one for each
+  purpose: a new conversation ends the older one, which its asker may have left in a crash.
 - Sends wait for the upload allowance (`p2p.uploads`), which all lanes share.
 - After a failure streams are used for 1 s, 2 s, ... 5 min; `Network.peers()` says so and why.
 

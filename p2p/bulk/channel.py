@@ -35,9 +35,13 @@ class TlsChannel:
         self._socket = sock
         self._uploads = uploads
         self._count = count
-        self._is_cut = threading.Event()
+        self._cut = threading.Event()
 
     # ---- in the thread
+
+    @property
+    def is_cut(self) -> bool:
+        return self._cut.is_set()
 
     def handshake(self, context: ssl.SSLContext, *, server_side: bool) -> None:
         """TLS, after which `peer` is who proved to be there. Raises RemoteError."""
@@ -48,7 +52,7 @@ class TlsChannel:
                 self._socket, server_side=server_side, do_handshake_on_connect=False
             )
             self._socket = tls
-            if self._is_cut.is_set():
+            if self.is_cut:
                 raise OSError("cut")
             tls.do_handshake()
             self.peer = peer_of(tls)
@@ -104,11 +108,11 @@ class TlsChannel:
         self._count(0, len(piece))
 
     def _wait_for_allowance(self, count: int) -> None:
-        if (delay_s := self._uploads.reserve(count)) and self._is_cut.wait(delay_s):
+        if (delay_s := self._uploads.reserve(count)) and self._cut.wait(delay_s):
             raise self._fault("the channel was cut", 0)
 
     def _lost(self, error: Exception, when_late: str) -> RemoteError:
-        if self._is_cut.is_set():
+        if self.is_cut:
             return self._fault("the channel was cut", 0)
         if isinstance(error, TimeoutError):
             return self._fault(when_late, 0)
@@ -148,7 +152,7 @@ class TlsChannel:
 
     def cut(self) -> None:
         """End both directions at once, from any thread; never raises."""
-        self._is_cut.set()
+        self._cut.set()
         with suppress(OSError, ValueError):
             # Not SSLSocket.shutdown: it would make the thread's next write a plaintext one.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
@@ -166,7 +170,7 @@ class TlsChannel:
 
     def close(self) -> None:
         """Give the socket back; never raises, no thread may be using it."""
-        self._is_cut.set()
+        self._cut.set()
         with suppress(OSError):
             self._socket.close()
 

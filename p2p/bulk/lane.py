@@ -31,7 +31,6 @@ from primed.p2p.uploads import Uploads
 PROTOCOL = "/primed/bulk/1"
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-K = TypeVar("K")
 Talk = Callable[[BulkChannel], None]
 
 
@@ -69,7 +68,7 @@ class BulkLane:
         self._traffic = traffic
         self._counting = threading.Lock()
         self._talks: dict[str, Talk] = {}  # purpose -> what answers it
-        self._serving: Counter[tuple[bytes, str]] = Counter()  # (peer, purpose) -> conversations
+        self._serving: dict[tuple[bytes, str], trio.CancelScope] = {}  # by peer and purpose
         self._asking: Counter[bytes] = Counter()
         self._tickets: Tickets[TlsChannel] = Tickets()
         self._standing = Standing()
@@ -110,7 +109,7 @@ class BulkLane:
         """("bulk" | "streams", why) for `primed peers`."""
         if why := self.why_not(peer):
             return "streams", why
-        served = sum(count for (whose, _), count in self._serving.items() if whose == peer)
+        served = sum(whose == peer for whose, _ in self._serving)
         if self._asking[peer] or served:
             return "bulk", f"{self._asking[peer]} asked and {served} served now"
         return "bulk", "we dial" if self._owner.dialled_address(peer) else "the peer dials"
@@ -129,7 +128,7 @@ class BulkLane:
             channel = await self._open(peer, purpose)
             return await self._talk(channel, talk)
         finally:
-            _decrease(self._asking, peer)
+            self._asking -= Counter((peer,))
 
     # ---- asking
 
@@ -163,7 +162,8 @@ class BulkLane:
         now = trio.current_time()
         token = self._tickets.issue(peer, purpose, arrived.send_nowait, now, is_served=False)
         try:
-            await self._ask(peer, wire.Ask(purpose, "answerer", token))
+            if (await self._ask(peer, wire.Ask(purpose, "answerer", token))).ticket:
+                raise RemoteError("granted a ticket where it dials", peer=peer, penalty=MID)
             return await self._sockets.confirm(await arrivals.receive())
         finally:
             self._tickets.withdraw(token)  # a late peer finds no ticket ...
@@ -232,12 +232,12 @@ class BulkLane:
         reason, wait_s = self._uploads.why_not()
         if reason:
             return reason, wait_s
-        taken = [*self._serving.elements()]
-        taken += [(ticket.peer, ticket.purpose) for ticket in self._tickets.served()]
-        if (peer, ask.purpose) in taken:
-            return "you have a conversation of this kind", limits.BULK_BUSY_S
-        if len(taken) >= self._profile.bulk_up:
-            return f"busy with {len(taken)} bulk conversations", limits.BULK_BUSY_S
+        promised = {(ticket.peer, ticket.purpose) for ticket in self._tickets.served()}
+        if (peer, ask.purpose) in promised:
+            return "you have a ticket already", limits.BULK_BUSY_S
+        others = promised | self._serving.keys() - {(peer, ask.purpose)}
+        if len(others) >= self._profile.bulk_up:
+            return f"busy with {len(others)} bulk conversations", limits.BULK_BUSY_S
         return "", 0.0
 
     async def _dial(self, peer: bytes, token: bytes) -> TlsChannel:
@@ -249,19 +249,26 @@ class BulkLane:
     def _start_serving(
         self, peer: bytes, purpose: str, get: Callable[[], Awaitable[TlsChannel]]
     ) -> None:
+        """A new conversation takes the place of an older one: its asker has given that up."""
+        key, scope = (peer, purpose), trio.CancelScope()
+
         async def serve() -> None:
             try:
-                await self._talk(await get(), self._talks[purpose])
+                with scope:
+                    await self._talk(await get(), self._talks[purpose])
             except RemoteError as error:
                 _log.debug("bulk conversation with %s: %s", peerid.short(peer), error.reason)
             except Exception:  # noqa: BLE001  the border: one conversation must not end the others
                 self._traffic.handler_errors += 1
                 _log.exception("a bulk conversation failed (%s)", purpose)
             finally:
-                _decrease(self._serving, (peer, purpose))
+                if self._serving.get(key) is scope:
+                    del self._serving[key]
 
         assert self._nursery is not None
-        self._serving[peer, purpose] += 1
+        if key in self._serving:
+            self._serving[key].cancel()
+        self._serving[key] = scope
         self._nursery.start_soon(serve)
 
     # ---- sockets
@@ -295,9 +302,3 @@ def _in_order(talk: Callable[[BulkChannel], T], channel: TlsChannel) -> T:
     result = talk(channel)
     channel.linger()
     return result
-
-
-def _decrease(counter: Counter[K], key: K) -> None:
-    counter[key] -= 1
-    if not counter[key]:
-        del counter[key]

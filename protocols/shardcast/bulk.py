@@ -8,6 +8,7 @@ mapped for receiving would let a false leaf overwrite a verified one.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -136,14 +137,21 @@ class Conversation:
         """Send what was added; if nothing is under way, wait for it."""
         try:
             while True:
-                if self._sent:
-                    pull = self._added.get_nowait()
-                else:
-                    pull = self._added.get(timeout=BULK_UNUSED_S)
+                pull = self._added.get_nowait() if self._sent else self._wait_for_more(channel)
                 self._sent.append(pull)
                 _send(channel, Want(pull.payload, pull.indexes))
         except Empty:
             return bool(self._sent)
+
+    def _wait_for_more(self, channel: BulkChannel) -> Pull:
+        """Raises Empty after BULK_UNUSED_S, or soon after the channel was cut."""
+        until = time.monotonic() + BULK_UNUSED_S
+        while True:
+            try:
+                return self._added.get(timeout=BULK_UNUSED_S / 16)
+            except Empty:
+                if channel.is_cut or time.monotonic() > until:
+                    raise
 
     def _receive(
         self, channel: BulkChannel, pull: Pull, coming: Coming, buffer: memoryview

@@ -61,6 +61,9 @@ class Seeding:
                 self._taken |= dict.fromkeys(waiting, b"")
                 waiting.clear()
                 self._idle.add(peer)
+        if self._spread.keys() == self._idle:  # nobody is left to spread the rest
+            self._taken |= dict.fromkeys(self._pool, b"")
+            self._pool.clear()
 
     def left(self, peer: bytes) -> None:
         """A peer is gone, and with it what perhaps only it had."""
