@@ -22,11 +22,13 @@ from primed.node.addresses import check_dialable, check_listen
 from primed.node.paths import Paths
 from primed.node.profiles import Profile, profile_of
 from primed.p2p.errors import UserError
+from primed.p2p.hours import QuietHours
 from primed.verify.runspec import Role
 
 DEFAULT_PORT = 4101
 DEFAULT_LISTEN = (f"/ip4/0.0.0.0/tcp/{DEFAULT_PORT}",)
 ANY_PORT = ("/ip4/0.0.0.0/tcp/0",)
+LEAST_UPLOAD_CAP = 128_000  # bytes a second: with less, peers take us for silent
 _PREFIX = "PRIMED_"
 # Makes this node's engine cheat, in toy runs only: set by `primed demo` and tests.
 DISHONEST_VARIABLE = "PRIMED_TOY_DISHONEST"
@@ -59,6 +61,12 @@ class Config:
     metrics_listen: str = _setting("", "host:port for Prometheus, for example 127.0.0.1:9464")
     metrics_public: bool = _setting(
         False, "let metrics_listen be an address that other machines reach; they have no password"
+    )
+    upload_cap_bytes_per_s: Annotated[int, Meta(ge=0)] = _setting(
+        0, f"most that payloads may take of the uplink; 0: no cap, else at least {LEAST_UPLOAD_CAP}"
+    )
+    quiet_hours: str = _setting(
+        "", "when to upload no payloads, by this machine's clock, for example 22:30-07:00"
     )
     origins: Mapping[str, str] = field(default_factory=dict)  # setting -> where it came from
 
@@ -193,6 +201,10 @@ def _check(name: str, value: Any) -> None:
     elif name == "bootstrap":
         for address in value:
             check_dialable(address)
+    elif name == "upload_cap_bytes_per_s" and 0 < value < LEAST_UPLOAD_CAP:
+        raise ValueError(f"{value} is less than {LEAST_UPLOAD_CAP}")
+    elif name == "quiet_hours" and value:
+        QuietHours.parse(value)
     elif name == "metrics_listen" and value:
         host, colon, port = value.rpartition(":")
         if not (host and colon and port.isdecimal() and int(port) < 65536):

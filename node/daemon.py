@@ -6,6 +6,7 @@ things depend on each other: store, children's supervisor, network, hello, local
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -35,7 +36,9 @@ from primed.node.views import StatusView
 from primed.node.watchdog import Watchdog
 from primed.p2p import limits
 from primed.p2p.host import Libp2pNetwork
+from primed.p2p.hours import QuietHours
 from primed.p2p.identity import Identity
+from primed.p2p.uploads import Uploads
 from primed.protocols.by_run import RunServers
 from primed.protocols.verdicts import Evidence, Verdicts
 
@@ -79,6 +82,7 @@ class Daemon:
             identity,
             profile=_limits(config),
             book_path=paths.root / "peers.db",
+            uploads=_uploads(config),
         )
         supervisor = Supervisor(
             paths.logs,
@@ -181,9 +185,19 @@ class Daemon:
                 return
 
 
+def _uploads(config: Config) -> Uploads:
+    quiet = QuietHours.parse(config.quiet_hours) if config.quiet_hours else None
+    return Uploads(config.upload_cap_bytes_per_s or math.inf, quiet)
+
+
 def _limits(config: Config) -> limits.Profile:
     """Connection limits of the profile; peers on one machine share an address."""
     own = config.limits
-    profile = limits.Profile(connections=own.connections, target_peers=own.target_peers)
+    profile = limits.Profile(
+        connections=own.connections,
+        target_peers=own.target_peers,
+        bulk_up=own.bulk_up,
+        bulk_down=own.bulk_down,
+    )
     on_loopback = all(address.startswith("/ip4/127.") for address in config.listen)
     return profile.on_one_machine() if on_loopback else profile

@@ -19,13 +19,15 @@ class Profile:
     target_peers: int  # that the node looks for by itself
     threads: int  # CPU threads of each child process
     niceness: int  # of the children: 0 competes with everything, 19 with nothing
+    bulk_up: int  # payload transfers at a time, to others ...
+    bulk_down: int  # ... and from them
 
 
 def profile_of(name: ProfileName) -> Profile:
     cores = len(os.sched_getaffinity(0))
     profiles: dict[ProfileName, Profile] = {
-        "home": Profile(connections=50, target_peers=12, threads=1, niceness=5),
-        "server": Profile(connections=400, target_peers=24, threads=max(1, cores - 1), niceness=0),
-        "lowpower": Profile(connections=20, target_peers=6, threads=1, niceness=19),
+        "home": Profile(50, 12, threads=1, niceness=5, bulk_up=2, bulk_down=4),
+        "server": Profile(400, 24, threads=max(1, cores - 1), niceness=0, bulk_up=8, bulk_down=8),
+        "lowpower": Profile(20, 6, threads=1, niceness=19, bulk_up=1, bulk_down=2),
     }
     return profiles[name]

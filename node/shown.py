@@ -88,6 +88,8 @@ class Shown:
             gossip_sent_bytes=traffic.gossip_sent_bytes,
             stream_received_bytes=traffic.stream_received_bytes,
             stream_sent_bytes=traffic.stream_sent_bytes,
+            bulk_received_bytes=traffic.bulk_received_bytes,
+            bulk_sent_bytes=traffic.bulk_sent_bytes,
             rejected=traffic.gossip_rejected,
             handler_errors=traffic.handler_errors,
             peak_received_bytes_s=self._services.rates.peak_received,
@@ -113,6 +115,8 @@ class Shown:
                     runs=tuple(run.hex() for run in record.runs) if record else (),
                     clock_offset_s=self._services.clocks.offset_s(info.peer),
                     note=self._note_on(info.peer),
+                    lane=info.lane,
+                    lane_reason=info.lane_reason,
                 )
             )
         return PeersView(peers=tuple(views))

@@ -83,6 +83,8 @@ class NetworkView(_View, frozen=True):
     gossip_sent_bytes: int = 0
     stream_received_bytes: int = 0
     stream_sent_bytes: int = 0
+    bulk_received_bytes: int = 0
+    bulk_sent_bytes: int = 0
     rejected: int = 0  # gossip messages refused
     handler_errors: int = 0
     peak_received_bytes_s: float = 0.0  # highest mean of 10 s, from and to other machines
@@ -168,6 +170,8 @@ class PeerView(_View, frozen=True):
     runs: tuple[str, ...] = ()
     clock_offset_s: float | None = None  # its clock less ours, as of its newest record
     note: str = ""  # why it is not (wholly) understood: other versions, a refusal
+    lane: str = "streams"  # or bulk: what payloads from and to it travel on
+    lane_reason: str = ""
 
 
 class PeersView(_View, frozen=True):

@@ -87,10 +87,11 @@ def print_peers(view: PeersView) -> None:
             f"{peer.score:.0f}",
             ", ".join(peer.roles),
             peer.addresses[0] if peer.addresses else "",
+            f"{peer.lane}: {peer.lane_reason}" if peer.lane_reason else peer.lane,
         )
         for peer in view.peers
     ]
-    columns = ("peer", "way", "since", "score", "roles", "address")
+    columns = ("peer", "way", "since", "score", "roles", "address", "lane")
     print_table(columns, rows, "no peers: primed status says why")
 
 

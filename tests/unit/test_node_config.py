@@ -63,6 +63,8 @@ def test_lists_are_separated_by_commas_in_the_environment(paths: Paths) -> None:
         ("", {}, {"roles": ["boss"]}, "roles from --roles", "roles to hold"),
         ("", {}, {"listen": ["4101"]}, "listen from --listen", "addresses to listen on"),
         ("", {}, {"bootstrap": ["/ip4/1.2.3.4/tcp/1"]}, "ends in /p2p/", "swarm"),
+        ("", {}, {"upload_cap_bytes_per_s": 1000}, "upload_cap_bytes_per_s from", "uplink"),
+        ("", {"PRIMED_QUIET_HOURS": "at night"}, {}, "is not like 22:30-07:00", "clock"),
         ("", {}, {"metrics_listen": "9464"}, "metrics_listen from --metrics-listen", "host:port"),
         ("", {}, {"metrics_listen": "localhost:x"}, "not host:port", "host:port"),
     ],
