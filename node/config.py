@@ -10,7 +10,7 @@ import difflib
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -90,7 +90,7 @@ def load_config(
     for origin, source in _sources(paths, flags, environ):
         for name, value in source.items():
             where = origin.format(name=name, NAME=name.upper(), flag=name.replace("_", "-"))
-            values[name] = _converted(name, value, where)
+            values[name] = converted(name, value, where)
             origins[name] = where
     _apply_profile(values, origins)
     _check_metrics(values, origins)
@@ -142,48 +142,91 @@ def _sources(
 ) -> Iterable[tuple[str, dict[str, Any]]]:
     """From weakest to strongest, with the pattern that names where a value came from."""
     path = str(paths.config).replace("{", "{{").replace("}", "}}")
-    yield path, _from_file(paths.config)
+    yield path, from_file(paths.config)
     yield "PRIMED_{NAME}", _from_environment(environ)
     yield "--{flag}", {name: value for name, value in flags.items() if value is not None}
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def stated(paths: Paths, environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    """(setting, value as written, origin) of file and environment, unchecked; for what cannot be a
+    setting the value is the UserError that says so."""
+    try:
+        values = _read_toml(paths.config)
+    except UserError as error:
+        yield "", error, str(paths.config)
+        values = {}
+    for name, value in values.items():
+        yield name, _known(name, value, paths.config), str(paths.config)
+    for variable, value in _variables(environ):
+        yield _setting_of(variable), _valued(variable, value), variable
+
+
+def from_file(path: Path) -> dict[str, Any]:
+    """The file's settings, none if there is no file. Raises UserError for one that is unknown."""
+    values = _read_toml(path)
+    for name, value in values.items():
+        if isinstance(wrong := _known(name, value, path), UserError):
+            raise wrong
+    return values
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
     try:
-        values: dict[str, Any] = tomlkit.parse(path.read_text()).unwrap()
+        return tomlkit.parse(path.read_text()).unwrap()
     except (TOMLKitError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}", "mend that line") from error
-    for name in values:
-        if name not in SETTINGS:
-            raise UserError(f"unknown setting {name!r} in {path}", _suggestion(name, SETTINGS))
-    return values
+
+
+def _known(name: str, value: Any, path: Path) -> Any:
+    if name in SETTINGS:
+        return value
+    return UserError(f"unknown setting {name!r} in {path}", suggestion(name, SETTINGS))
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     found = {}
-    known = {_PREFIX + name.upper(): name for name in SETTINGS}
-    for variable, value in environ.items():
-        if not variable.startswith(_PREFIX) or variable in _NOT_SETTINGS:
-            continue
-        if variable not in known:
-            hint = _suggestion(variable, known)
-            raise UserError(f"unknown environment variable {variable}", hint)
-        name = known[variable]
-        is_list = isinstance(SETTINGS[name].default, tuple)
-        found[name] = [part for part in value.split(",") if part] if is_list else value
+    for variable, text in _variables(environ):
+        if isinstance(value := _valued(variable, text), UserError):
+            raise value
+        found[_setting_of(variable)] = value
     return found
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
+def _variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [
+        (variable, text)
+        for variable, text in environ.items()
+        if variable.startswith(_PREFIX) and variable not in _NOT_SETTINGS
+    ]
+
+
+def _setting_of(variable: str) -> str:
+    return variable.removeprefix(_PREFIX).lower()
+
+
+def _valued(variable: str, text: str) -> Any:
+    """What a variable says, not yet converted; a UserError if there is no such setting."""
+    known = {_PREFIX + name.upper(): name for name in SETTINGS}
+    if variable not in known:
+        hint = suggestion(variable, known)
+        return UserError(f"unknown environment variable {variable}", hint)
+    is_list = isinstance(SETTINGS[known[variable]].default, tuple)
+    return [part for part in text.split(",") if part] if is_list else text
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """A hint for a name that is not known: the nearest one, or all."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
 
 
-def _converted(name: str, value: Any, origin: str) -> Any:
+def converted(name: str, value: Any, origin: str) -> Any:
+    """The value in its type, checked. Raises UserError that names where it came from."""
     if isinstance(SETTINGS[name].default, tuple) and isinstance(value, str):
         value = [value]
     try:

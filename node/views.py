@@ -236,6 +236,15 @@ class StoppingView(_View, frozen=True):
     stopping: bool = True
 
 
+class ErrorView(_View, frozen=True, kw_only=False):
+    """What any command prints with --json when it cannot do its work, and the body of every answer
+    of the API that is not 200. `code` is the exit code."""
+
+    error: str
+    hint: str = ""
+    code: int = 1
+
+
 View = (
     StatusView
     | PeersView
