@@ -40,9 +40,9 @@ def write(paths: Paths, file: Path) -> BundleView:
     redactor = Redactor(paths.root, Path.home())
     kept: dict[str, bytes] = {}
     dropped = []
-    for name, text in _members(paths):
-        content = redactor.text(text).encode()
-        if any(form in content or form in text.encode() for form in secrets):
+    for name, found in _members(paths):
+        content = redactor.text(found.decode(errors="replace")).encode()
+        if any(form in content or form in found for form in secrets):
             dropped.append(name)
         else:
             kept[name] = content
@@ -67,7 +67,7 @@ def _secrets(paths: Paths) -> set[bytes]:
     return forms_of(identity.load(paths.identity).seed)
 
 
-def _members(paths: Paths) -> Iterator[tuple[str, str]]:
+def _members(paths: Paths) -> Iterator[tuple[str, bytes]]:
     client = Client(paths)
     for name, type_ in _SHOWN.items():
         try:
@@ -96,14 +96,17 @@ def _versions() -> dict[str, str]:
     return system | dict(sorted(installed.items()))
 
 
-def _end_of(path: Path) -> str:
+def _end_of(path: Path) -> bytes:
+    """Whole lines: half of one could be half of an address or of a secret."""
+    size_bytes = path.stat().st_size
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - LOG_MAX_BYTES))
-        return file.read(LOG_MAX_BYTES).decode(errors="replace")
+        file.seek(max(0, size_bytes - LOG_MAX_BYTES))
+        end = file.read(LOG_MAX_BYTES)
+    return end if size_bytes <= LOG_MAX_BYTES else end.partition(b"\n")[2]
 
 
-def _json(value: object) -> str:
-    return msgspec.json.format(msgspec.json.encode(value), indent=1).decode() + "\n"
+def _json(value: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
 
 
 def _archive(path: Path, members: dict[str, bytes]) -> None:

@@ -157,7 +157,7 @@ class StatusView(_View, frozen=True):
     waits: tuple[WaitView, ...] = ()
     problems: tuple[ProblemView, ...] = ()
     invite: str = ""  # of the swarm: what others give to `primed start --join`
-    state: str = "ok"  # or "degraded: " and the names of the open problems
+    state: str = "ok"  # "ok", or "degraded: " and the names of the open problems
 
 
 class PeerView(_View, frozen=True):
