@@ -172,19 +172,27 @@ class Libp2pNetwork:
         await self._memory.load()
         stack = self._build()
         failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            try:
-                await nursery.start(stack.run, listen, self._serve)
-                yield
-            except Exception as error:  # noqa: BLE001  raised again below, outside of the nursery
-                failure = error
-            finally:
-                stack.stop()
-        self._stack = None
-        self._connections.clear()
-        await self._memory.close()
+        try:
+            async with trio.open_nursery() as nursery:
+                try:
+                    await nursery.start(stack.run, listen, self._serve)
+                    yield
+                except Exception as error:  # noqa: BLE001  raised again, outside of the nursery
+                    failure = error
+                finally:
+                    stack.stop()
+        finally:  # also after a crash: it can run again
+            await self._clear()
         if failure is not None:
             raise failure
+
+    async def _clear(self) -> None:
+        gone = tuple(self._connections.peers())
+        self._stack = None
+        self._connections.clear()
+        for peer in gone:
+            self._on_peer_change(peer, False, "")
+        await self._memory.close()
 
     def _build(self) -> Stack:
         self._stack = stack = Stack(

@@ -126,14 +126,16 @@ class Stack:
             self._check_listening(listen)
             for part in (self.discovery.dht, self.gossip, self.gossip.router):
                 await stack.enter_async_context(background_trio_service(part))
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(service)
-                task_status.started()
-                await self._stop.wait()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(service)
+                    task_status.started()
+                    await self._stop.wait()
+                    nursery.cancel_scope.cancel()
+            finally:
                 shelter.deadline = trio.current_time() + limits.STOP_S
-                nursery.cancel_scope.cancel()
-            await self.swarm.hang_up_all()
-            await self.host.close()
+                await self.swarm.hang_up_all()
+                await self.host.close()
 
     def _check_listening(self, listen: Sequence[str]) -> None:
         if len(self.swarm.listeners) < len(set(listen)):
