@@ -76,13 +76,14 @@ class Libp2pNetwork:
         self._book = PeerBook(identity.peer, profile=profile)
         self._memory = Memory(book_path, self._book, self._scores)
         self._complaints = LogValve(_log, limits.PENALTIES_LOGGED_PER_MIN)
-        self._connections = Connections(self._on_peer_change)
+        self._connections = Connections(self._on_peer_change, profile)
         self._overlay = Overlay(
             self._book,
             profile.target_peers,
             dial=self._dial,
             connected=self._connections.peers,
             excluded=self._is_unwelcome,
+            chosen=self._connections.chosen,
         )
         self._handlers = Handlers(self._traffic, self.penalise)
         self._topics = Topics(self._traffic)
@@ -204,6 +205,7 @@ class Libp2pNetwork:
             owner=self,
             topics=self._topics,
             traffic=self._traffic,
+            uploads=self._uploads,
         )
         stack.swarm.register_notifee(self._connections)
         self._handlers.offer_all(stack.host)
@@ -334,8 +336,11 @@ class Libp2pNetwork:
         return self._scores.is_banned(peer, trio.current_time())
 
     def is_chosen(self, peer: bytes) -> bool:
-        """For the services: a peer that we dialled, not one that came to us."""
-        return self._connections.is_outbound(peer)
+        """For the services: one of the few peers that we lean on."""
+        return peer in self._connections.chosen()
+
+    def network_of(self, peer: bytes) -> str:
+        return self._connections.network_of(peer)
 
     def _is_unwelcome(self, peer: bytes) -> bool:
         """Whether we would not dial a peer by ourselves."""
@@ -385,5 +390,5 @@ class Libp2pNetwork:
 
     def _start(self, function: Callable[[bytes], Awaitable[None]], peer: bytes) -> None:
         """Run in the background, if we run at all."""
-        if self._nursery is not None:
+        if self._nursery is not None and not self._nursery.cancel_scope.cancel_called:
             self._nursery.start_soon(function, peer)

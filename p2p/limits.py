@@ -19,6 +19,8 @@ class Profile:
     target_peers: int = 12
     known_per_subnet: int = 16  # addresses in the peer book, /24 or /48
     known_per_network: int = 64  # the same, /16 or /32
+    chosen_per_network: int = 2  # peers of one network that count as chosen
+    mesh_per_network: int = 4  # and that are in one topic's mesh
     bulk_up: int = 2  # bulk conversations served at a time, and asked for
     bulk_down: int = 4
 
@@ -35,6 +37,8 @@ class Profile:
             inbound_per_subnet=self.connections,
             known_per_subnet=PEERS_KNOWN * ADDRESSES_PER_PEER,
             known_per_network=PEERS_KNOWN * ADDRESSES_PER_PEER,
+            chosen_per_network=self.connections,
+            mesh_per_network=self.connections,
         )
 
     def within(self, open_files: int) -> Profile:
@@ -111,14 +115,18 @@ GOSSIP_TOPICS_PER_PEER = 64
 GOSSIP_CONTROL_IDS = 1024  # ids heeded of one control message
 GOSSIP_RPCS_BURST, GOSSIP_RPCS_PER_S = 4096.0, 512.0  # of one peer; more wait
 GOSSIP_ANSWERS = 3  # times that one message is sent to one peer that asks for it
-GOSSIP_MESH_CHOSEN = 3  # places in a topic's mesh that only peers we dialled may take
+GOSSIP_MESH_CHOSEN = 3  # places in a topic's mesh that only chosen peers may take
 HEARTBEAT_S = 1
-IDONTWANT_HEARTBEATS = 5  # how long a peer's "I have it" is remembered
 IDONTWANT_FROM_BYTES = 1024  # smaller messages are cheaper than telling everybody
 
 HOLD_FROM_BYTES = 16 * 1024  # shards; events go on at once
 HOLD_S, HOLD_BETWEEN_S = 0.2, 0.05  # before sending one on, and between its receivers
 HELD_MESSAGES = 512  # more than that are sent on at once
+HOLD_OWN_S = 1.0  # before our own goes to others than its first receiver
+FIRST_OUT_S = 60.0  # at most, until all that nobody else has is out
+GOSSIP_ROOM_S = 10.0  # a full queue is waited for
+GOSSIP_HELD_IDS = 4096  # messages that a peer is known to have
+IHAVE_PATIENCE_S, IWANT_AGAIN_S = 1.5, 4.0  # what comes by itself is not asked for, nor twice
 
 # Discovery and overlay
 RETRY_FIRST_S, RETRY_LAST_S = 2.0, 30.0  # of bootstrap peers and peers that once answered
@@ -132,6 +140,8 @@ DHT_QUERY_S = 5.0  # one peer
 DHT_INBOUND = 64  # queries served at a time
 PROVIDERS_MAX = 64
 PROVIDED_KEYS = 4096  # keys whose providers we remember for others
+CHOSEN_PEERS = 8  # the most
+CHOSEN_WANTED = 4  # with fewer, peers of other networks are dialled, whoever came to us
 PROBE_S = 60.0  # between looks at bootstrap peers that we are not connected to
 PEERS_KNOWN = 1024
 ADDRESSES_PER_PEER = 8

@@ -63,7 +63,7 @@ class BoundedYamux(yamux.Yamux):
                 patience.shield = True
                 await self.secured_conn.write(data)
             if patience.cancelled_caught:
-                await self._hang_up()
+                await self.hang_up()
                 raise RawConnError("connection closed: the peer takes no data")
         await trio.lowlevel.checkpoint()
 
@@ -83,7 +83,7 @@ class BoundedYamux(yamux.Yamux):
                 return
             heard = self._frames_heard
             if not await self._ping() and self._frames_heard == heard:
-                await self._hang_up()
+                await self.hang_up()
                 return
 
     async def _ping(self) -> bool:
@@ -103,7 +103,7 @@ class BoundedYamux(yamux.Yamux):
             pass
         return False
 
-    async def _hang_up(self) -> None:
+    async def hang_up(self) -> None:
         """Close the socket; the reading loop notices and cleans up."""
         with trio.move_on_after(1.0) as scope:
             scope.shield = True

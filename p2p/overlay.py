@@ -1,7 +1,9 @@
 """Keeps us connected: dials known peers until there are enough, tries again after losses.
 
 Also when there are enough, a bootstrap peer that we are not connected to is looked in on now and
-then: two halves of a swarm that began apart become one that way. `describe` says in one sentence how it stands; nothing here ever gives up.
+then: two halves of a swarm that began apart become one that way. And if too few of those connected
+are chosen (`connections`), say because a crowd from one network came to us, peers of other networks are
+dialled. `describe` says in one sentence how it stands; nothing here ever gives up.
 """
 
 from __future__ import annotations
@@ -37,12 +39,14 @@ class Overlay:
         dial: Callable[[bytes], Awaitable[None]],
         connected: Callable[[], Collection[bytes]],
         excluded: Callable[[bytes], bool],
+        chosen: Callable[[], Collection[bytes]] | None = None,
     ) -> None:
         self._book = book
         self._target_peers = target_peers
         self._dial = dial
         self._connected = connected
         self._excluded = excluded
+        self._chosen = chosen or connected
         self._dialling: set[bytes] = set()
         self._probe_at_s = math.inf  # set when `run` begins
         self._changed = trio.Event()
@@ -69,10 +73,15 @@ class Overlay:
     def _choose_missing(self) -> list[bytes]:
         connected = self._connected()
         missing = self._target_peers - len(connected) - len(self._dialling)
+        wanted = min(limits.CHOSEN_WANTED, self._target_peers)
+        unlike = missing <= 0
+        if unlike:
+            missing = wanted - len(self._chosen()) - len(self._dialling)
         room = min(missing, limits.DIALS_AT_ONCE - len(self._dialling))
         if room <= 0:
             return []
-        due = self._book.due({*connected, *self._dialling}, trio.current_time())
+        without = {*connected, *self._dialling}
+        due = self._book.due(without, trio.current_time(), unlike=unlike)
         return [peer for peer in due if not self._excluded(peer)][:room]
 
     def _choose_probe(self) -> list[bytes]:

@@ -182,9 +182,10 @@ class PeerBook:
             key=lambda a: (addresses.is_loopback(a), -entry.addresses[a].worked_unix_s),
         )
 
-    def due(self, without: Collection[bytes], now_s: float) -> list[bytes]:
+    def due(self, without: Collection[bytes], now_s: float, *, unlike: bool = False) -> list[bytes]:
         """Peers to dial now: bootstrap and proven ones first, then those from networks that
-        the peers we have (`without`) are not from, then the least failed."""
+        the peers we have (`without`) are not from, then the least failed. unlike: only those from
+        such networks."""
         present = Counter(n for peer in without for n in self._networks_of(peer))
         ready = [
             (
@@ -197,7 +198,7 @@ class PeerBook:
             for peer, entry in self._peers.items()
             if peer not in without and entry.addresses and entry.retry_at_s <= now_s
         ]
-        return [peer for *_, peer in sorted(ready)]
+        return [peer for _, crowd, *_, peer in sorted(ready) if not (unlike and crowd)]
 
     def to_probe(self, without: Collection[bytes], now_s: float) -> bytes | None:
         """A bootstrap peer (or, without any, a proven one) to look in on, so that two halves of

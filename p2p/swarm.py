@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
+from weakref import WeakSet
 
 import trio
 from libp2p.abc import IMuxedConn, INetConn, IRawConnection
@@ -63,6 +64,7 @@ class GuardedSwarm(Swarm):
     def __init__(
         self, keys: KeyPair, profile: limits.Profile, policy: Policy, traffic: Traffic
     ) -> None:
+        self._sockets: WeakSet[BufferedTCP] = WeakSet()
         peer_id = ID.from_pubkey(keys.public_key)
         peerstore = PeerStore(max_peers=limits.PEERS_KNOWN)
         peerstore.add_key_pair(peer_id, keys)
@@ -73,7 +75,7 @@ class GuardedSwarm(Swarm):
             peer_id,
             peerstore,
             upgrader,
-            transports=[_TimedTCP(self._source_for)],
+            transports=[_TimedTCP(self._source_for, self._sockets)],
             retry_config=RetryConfig(max_retries=0),
             connection_config=_connection_config(profile),
         )
@@ -136,7 +138,12 @@ class GuardedSwarm(Swarm):
         if self._policy.is_banned(muxed_conn.peer_id.to_bytes()):
             await muxed_conn.close()
             raise SwarmException("banned peer")
-        return await super().add_conn(muxed_conn, direction)
+        try:
+            return await super().add_conn(muxed_conn, direction)
+        except BaseException:  # cancelled, say: the library would leave the socket open
+            if isinstance(muxed_conn, BoundedYamux):
+                await muxed_conn.hang_up()
+            raise
 
     async def _handle_inbound_connection(
         self, read_write_closer: ReadWriteCloser, maddr: Multiaddr
@@ -154,6 +161,7 @@ class GuardedSwarm(Swarm):
             await trio.aclose_forcefully(stream)
             return
         self._inbound[place] = inbound = BufferedTCP(stream)
+        self._sockets.add(inbound)
         try:
             if await self._is_for_bulk(inbound, ip):
                 return
@@ -192,6 +200,11 @@ class GuardedSwarm(Swarm):
             for connection in self.get_connections():
                 nursery.start_soon(self._close_connection_async, connection)
 
+    def close_sockets(self) -> None:
+        """At the very end: those of connections that were being made when all was cancelled."""
+        for tcp in self._sockets:
+            tcp.stream.socket.close()
+
 
 class _TimedTCP(TCP):
     """TCP that does not wait minutes for a host that drops packets.
@@ -200,9 +213,12 @@ class _TimedTCP(TCP):
     they can reach us by.
     """
 
-    def __init__(self, source_for: Callable[[str], str | None]) -> None:
+    def __init__(
+        self, source_for: Callable[[str], str | None], sockets: WeakSet[BufferedTCP]
+    ) -> None:
         super().__init__(dns_max_retries=1)
         self._source_for = source_for
+        self._sockets = sockets
 
     async def dial(self, maddr: Multiaddr) -> IRawConnection:
         try:
@@ -221,7 +237,9 @@ class _TimedTCP(TCP):
             )
         except (OSError, ValueError) as error:
             raise OpenConnectionError(f"{maddr}: {root_cause(error)}") from error
-        return RawConnection(BufferedTCP(stream), True)
+        outbound = BufferedTCP(stream)
+        self._sockets.add(outbound)
+        return RawConnection(outbound, True)
 
 
 class _NoAutoConnector(AutoConnector):

@@ -116,15 +116,23 @@ def test_scenario_27_with_some_attackers_connected_other_networks_are_dialled_fi
     assert book.due(connected, 0.0)[0] == A
 
 
+def test_scenario_27_only_networks_that_we_have_nobody_of() -> None:
+    book = PeerBook(OWN)
+    attackers = sorted(_poison(book, 20, "66.6"))
+    book.learn(A, ["/ip4/10.0.0.1/tcp/1"])
+    assert set(book.due(attackers[:1], 0.0, unlike=True)) == {A}
+    assert book.due([attackers[0], A], 0.0, unlike=True) == []
+
+
 def test_scenario_27_invented_addresses_everywhere_leave_room_for_what_peers_say_of_themselves() -> (
     None
 ):
     """Claims cost nothing, so they may have half of the book."""
-    book = PeerBook(OWN, capacity=1000)
-    for number in range(5000):
+    book = PeerBook(OWN, capacity=200)
+    for number in range(2000):
         claim = f"/ip4/{number % 200 + 20}.{number // 200}.0.1/tcp/4001"
         book.learn(peer_number(number), [claim], FROM_DHT)
-    assert len(book.due((), 0.0)) == 500
+    assert len(book.due((), 0.0)) == 100
     book.learn(A, ["/ip4/10.0.0.1/tcp/1"])
     assert A in book.due((), 0.0)
 
