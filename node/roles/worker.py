@@ -161,7 +161,13 @@ class Worker:
         self._say("pushing", f"batch {made.counter}")
         receipts: dict[bytes, Receipt] = {}
         reasons: dict[bytes, str] = {}
-        with self._part.waits.named(f"holders of batch {made.counter}", "two receipts", PUSH_S):
+
+        def describe() -> str:
+            return "; ".join(
+                [f"two receipts, {len(receipts)} here", *sorted(set(reasons.values()))]
+            )
+
+        with self._part.waits.named(f"holders of batch {made.counter}", describe, PUSH_S):
             with trio.move_on_after(PUSH_S):
                 while True:
                     holders = self._holders(learner, made.counter)

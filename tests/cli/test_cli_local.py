@@ -52,7 +52,7 @@ def test_an_identity_moves(root: Path, tmp_path: Path) -> None:
     assert primed(*at(root, "id", "export", str(file), *option)).code == 1
     done = primed(*at(root, "id", "import", str(file), *option))
     assert done.code == 1 and "there is an identity already" in done.err
-    command = [PRIMED, "id", "import", file, "--data-dir", new]
+    command = [str(PRIMED), "id", "import", str(file), "--data-dir", str(new)]
     wrong = subprocess.run(command, input="no\n", capture_output=True, text=True, check=False)
     assert wrong.returncode == 1 and "wrong passphrase" in wrong.stderr
     assert not (new / "identity.key").exists()
@@ -111,7 +111,7 @@ def test_logs_are_filtered_and_followed(root: Path) -> None:
     assert primed(*at(root, "logs", "--child", "engine")).out == "loading\n"
     done = primed(*at(root, "logs", "--child", "nobody"))
     assert done.code == 1 and "there are: engine-abababab" in done.err
-    command = [sys.executable, PRIMED, *at(root, "logs", "-f", "-n", "0", "--level", "error")]
+    command = [sys.executable, str(PRIMED), *at(root, "logs", "-f", "-n", "0", "--level", "error")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
         assert follower.stdout is not None
         time.sleep(1.5)

@@ -62,7 +62,7 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
 
 def test_systemd_is_told(relay: Relay) -> None:
     relay.notified.settimeout(10)
-    heard = set()
+    heard: set[bytes] = set()
     while len(heard) < 2:
         heard.add(relay.notified.recv(64))
     assert heard == {b"READY=1", b"WATCHDOG=1"}

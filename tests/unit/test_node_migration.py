@@ -62,7 +62,7 @@ def checksum(path: Path) -> str:
 def test_a_killed_migration_is_made_again(tmp_path: Path, done: int) -> None:
     killed, whole = filled(tmp_path / "killed.db"), filled(tmp_path / "whole.db")
     before = checksum(killed)
-    command = [sys.executable, "-c", HALFWAY % (NEXT,), killed, str(done)]
+    command = [sys.executable, "-c", HALFWAY % (NEXT,), str(killed), str(done)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"halfway\n"
     process.send_signal(signal.SIGKILL)

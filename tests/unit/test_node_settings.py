@@ -102,7 +102,7 @@ def test_all_errors_are_found_at_once(paths: Paths) -> None:
 
 
 def test_a_profile_sets_what_the_user_does_not(paths: Paths) -> None:
-    home, server, low = map(profile_of, ("home", "server", "lowpower"))
+    home, server, low = profile_of("home"), profile_of("server"), profile_of("lowpower")
     assert low.connections < home.connections < server.connections
     assert low.target_peers < home.target_peers < server.target_peers
     assert server.niceness < home.niceness < low.niceness and server.threads >= 1
