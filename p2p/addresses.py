@@ -61,6 +61,11 @@ def is_loopback(transport: str) -> bool:
     return kind in ("ip4", "ip6") and ipaddress.ip_address(host).is_loopback
 
 
+def at(ip: str, port: int) -> str:
+    """The multiaddr of a TCP port."""
+    return f"/ip{ipaddress.ip_address(ip).version}/{ip}/tcp/{port}"
+
+
 def kind_of(ip: str) -> tuple[int, bool, bool]:
     """(version, is it loopback, is it all of them): what can reach what."""
     address = ipaddress.ip_address(ip)

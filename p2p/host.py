@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -40,6 +41,8 @@ from primed.p2p.network import (
 from primed.p2p.overlay import Overlay, Redial
 from primed.p2p.peerbook import TOLD, PeerBook
 from primed.p2p.penalties import Consequence, Scores
+from primed.p2p.reach import PROTOCOL as REACH_PROTOCOL
+from primed.p2p.reach import Answers, Kind, Reach, Reachability
 from primed.p2p.stack import Stack
 from primed.p2p.streams import STREAM_ERRORS, Libp2pStream, root_cause
 from primed.p2p.topics import Topics
@@ -90,6 +93,8 @@ class Libp2pNetwork:
         self._uploads = uploads or Uploads()
         self._bulk = BulkLane(identity, profile, self, self._uploads, self._traffic)
         self._handlers.set(BULK_PROTOCOL, self._bulk.answer)
+        self._reach = Reach(self._ports, self._witnesses, self.open_stream)
+        self._handlers.set(REACH_PROTOCOL, Answers(self._ip_of, self._knock).answer)
         self._listeners: list[PeerListener] = []
         self._stack: Stack | None = None
         self._nursery: trio.Nursery | None = None
@@ -218,6 +223,8 @@ class Libp2pNetwork:
                 self._nursery = nursery
                 nursery.start_soon(self._overlay.run)
                 nursery.start_soon(self._memory.run)
+                if not self._is_local():
+                    nursery.start_soon(self._reach.run)
                 nursery.start_soon(self._bulk.run)
                 nursery.start_soon(self._running().gossip.follow_topics)
                 nursery.start_soon(self._refresh_for_ever)
@@ -313,6 +320,48 @@ class Libp2pNetwork:
 
     def on_bulk_socket(self, sock: socket.socket, ip: str) -> None:
         self._bulk.welcome(sock, ip)
+
+    # --- reachability
+
+    @property
+    def reachability(self) -> Reachability:
+        """Whether others can dial us, with evidence."""
+        if self._stack is not None and self._is_local():
+            return Reachability(Kind.LOCAL, "it listens on this machine only")
+        return self._reach.result
+
+    async def measure_reachability(self) -> Reachability:
+        return await self._reach.measure()
+
+    def on_secured(self, peer: bytes) -> None:
+        self._reach.on_secured(peer)
+
+    def _is_local(self) -> bool:
+        own = self.listen_addresses()
+        return bool(own) and all(addresses.is_loopback(address) for address in own)
+
+    def _ports(self) -> list[int]:
+        own = map(str, self._running().host.get_transport_addrs())
+        return sorted({int(address.split("/")[4]) for address in own})
+
+    def _witnesses(self) -> list[bytes]:
+        """Connected peers that dial back, those of many networks first."""
+        told = [p for p in self._connections.peers() if self.speaks(p, REACH_PROTOCOL)]
+        seen: Counter[str] = Counter()
+        order = []
+        for peer in sorted(told, key=lambda p: not self.is_chosen(p)):
+            seen[self.network_of(peer)] += 1
+            order.append((seen[self.network_of(peer)], peer))
+        return [peer for _, peer in sorted(order, key=lambda pair: pair[0])]
+
+    def _ip_of(self, peer: bytes) -> str | None:
+        return self._running().swarm.ip_of(peer)
+
+    async def _knock(self, peer: bytes, ip: str, port: int) -> None:
+        try:
+            await self._running().swarm.knock(peer, ip, port)
+        except SwarmException as error:
+            raise RemoteError(str(error), peer=peer) from error
 
     # --- penalties
 

@@ -149,6 +149,13 @@ KNOWN_PER_SOURCE = 512  # peers known only from one kind of hearsay
 RECORD_BYTES = 8 * 1024  # a peer's signed record, kept for the layer above
 BOOK_SAVE_S = 30.0
 
+# Reachability
+REACH_FIRST_S, REACH_RETRY_S, REACH_AGAIN_S = 3.0, 15.0, 1800.0
+REACH_ASK_S = 20.0  # one peer, which needs DIAL_S + UPGRADE_S if nobody answers it
+REACH_AT_ONCE = 4  # dials back
+REACH_BURST, REACH_PER_S = 8.0, 0.5  # for everybody
+REACH_PER_IP_BURST, REACH_PER_IP_PER_S = 4.0, 1 / 60
+
 # Penalties: points of 100, half-life 10 minutes
 SCORE_HALF_LIFE_S = 600.0
 SCORE_DISCONNECT = -20.0

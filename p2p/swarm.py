@@ -15,7 +15,7 @@ from typing import Protocol
 from weakref import WeakSet
 
 import trio
-from libp2p.abc import IMuxedConn, INetConn, IRawConnection
+from libp2p.abc import IMuxedConn, INetConn, IRawConnection, ISecureConn
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_keys
 from libp2p.exceptions import BaseLibp2pError
@@ -54,6 +54,9 @@ class Policy(Protocol):
     def known_addresses(self, peer: bytes) -> Sequence[str]:
         """Where to dial a peer, best first, without /p2p/."""
 
+    def on_secured(self, peer: bytes) -> None:
+        """A new inbound connection has proven to be this peer's."""
+
     def on_bulk_socket(self, sock: socket.socket, ip: str) -> None:
         """Take over an inbound socket that begins like TLS."""
 
@@ -69,13 +72,12 @@ class GuardedSwarm(Swarm):
         peerstore = PeerStore(max_peers=limits.PEERS_KNOWN)
         peerstore.add_key_pair(peer_id, keys)
         noise = NoiseTransport(keys, noise_privkey=create_noise_keys().private_key)
-        upgrader = TransportUpgrader({NOISE: noise}, {})
-        upgrader.muxer_multistream = BoundedMuxers()
+        upgrader = _Upgrader(noise, policy.on_secured)
         super().__init__(
             peer_id,
             peerstore,
             upgrader,
-            transports=[_TimedTCP(self._source_for, self._sockets)],
+            transports=[_TimedTCP(self._source_for, self._sockets)],  # also `knock`'s
             retry_config=RetryConfig(max_retries=0),
             connection_config=_connection_config(profile),
         )
@@ -120,6 +122,31 @@ class GuardedSwarm(Swarm):
         listening = {a.split("/")[2] for a in self.listeners}
         mine = [own for own in listening if addresses.kind_of(own) == kind]
         return mine[0] if len(mine) == 1 else None
+
+    async def knock(self, peer: bytes, ip: str, port: int) -> None:
+        """Whether this peer answers there: TCP and Noise, then hang up. Raises SwarmException."""
+        address, raw = Multiaddr(addresses.at(ip, port)), None
+        transport = self.transport_manager.transport_for_dialing(address)
+        assert transport is not None
+        try:
+            with trio.fail_after(limits.DIAL_S + limits.UPGRADE_S):
+                raw = await transport.dial(address)
+                await self.upgrader.upgrade_security(raw, True, ID(peer))
+        except (BaseLibp2pError, trio.TooSlowError, OSError, ValueError, EOFError) as error:
+            raise SwarmException(f"{address}: {root_cause(error)}") from error
+        finally:
+            if raw is not None:
+                with trio.CancelScope(shield=True), suppress(BaseLibp2pError):
+                    await raw.close()
+
+    def ip_of(self, peer: bytes) -> str | None:
+        """Where a connected peer is, by our direct connection to it."""
+        for connection in self.get_connections(ID(peer)):
+            if isinstance(muxed := connection.muxed_conn, BoundedYamux):
+                remote = muxed.secured_conn.get_remote_address()
+                if remote is not None and not connection.is_closed:
+                    return remote[0]
+        return None
 
     def dialled_address(self, peer: bytes) -> str | None:
         """Where our live outbound connection to a peer leads."""
@@ -204,6 +231,23 @@ class GuardedSwarm(Swarm):
         """At the very end: those of connections that were being made when all was cancelled."""
         for tcp in self._sockets:
             tcp.stream.socket.close()
+
+
+class _Upgrader(TransportUpgrader):
+    """Tells who proved an identity on an inbound connection, before anything else is agreed on."""
+
+    def __init__(self, noise: NoiseTransport, on_secured: Callable[[bytes], None]) -> None:
+        super().__init__({NOISE: noise}, {})
+        self.muxer_multistream = BoundedMuxers()
+        self._on_secured = on_secured
+
+    async def upgrade_security(
+        self, raw_conn: IRawConnection, is_initiator: bool, peer_id: ID | None = None
+    ) -> ISecureConn:
+        secured = await super().upgrade_security(raw_conn, is_initiator, peer_id)
+        if not is_initiator:
+            self._on_secured(secured.get_remote_peer().to_bytes())
+        return secured
 
 
 class _TimedTCP(TCP):
