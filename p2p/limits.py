@@ -83,6 +83,7 @@ DIAL_S = 2.0  # one address
 ADDRESSES_TRIED = 4  # of a peer, one after the other
 UPGRADE_S = 5.0  # Noise and Yamux handshakes together
 WRITE_STALL_S = 10.0  # a frame that a peer does not take for so long ends the connection
+GUEST_S = 20.0  # the last inbound place is kept for so long when others want it
 PING_INTERVAL_S = 10.0
 PING_TIMEOUT_S = 15.0  # silent for so long after a ping: disconnected
 STOP_S = 15.0

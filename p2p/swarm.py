@@ -203,13 +203,14 @@ class GuardedSwarm(Swarm):
                 await inbound.close()
 
     def _admit(self, ip: str) -> Place | None:
-        if place := self._doorkeeper.enter(ip):
+        now_s = trio.current_time()
+        if place := self._doorkeeper.enter(ip, now_s):
             return place
-        if leaving := self._doorkeeper.who_should_go(ip):
+        if leaving := self._doorkeeper.who_should_go(ip, now_s):
             self._traffic.evicted_connections += 1
             self._doorkeeper.leave(leaving)
             self._inbound.pop(leaving).stream.socket.close()  # its reader notices and cleans up
-            return self._doorkeeper.enter(ip)
+            return self._doorkeeper.enter(ip, now_s)
         return None
 
     async def _is_for_bulk(self, inbound: BufferedTCP, ip: str) -> bool:

@@ -119,19 +119,27 @@ def test_a_crowded_network_gives_its_youngest_place_to_another_one() -> None:
     door = Doorkeeper(limits.Profile(connections=8, inbound_per_ip=2, inbound_per_subnet=8))
     crowd = [door.enter(f"66.6.0.{n}") for n in range(6)]
     for ip in ("1.1.1.1", "2.2.2.2"):
+        assert door.who_should_go(ip, 0.0) is None  # there is room
         assert door.enter(ip)
-        assert door.who_should_go(ip) is None or ip == "2.2.2.2"
     assert door.enter("3.3.3.3") is None
-    assert door.who_should_go("66.6.0.99") is None  # it is that network
-    leaving = door.who_should_go("3.3.3.3")
+    assert door.who_should_go("66.6.0.99", 0.0) is None  # it is that network
+    leaving = door.who_should_go("3.3.3.3", 0.0)
     assert leaving is not None and leaving == crowd[-1]
     door.leave(leaving)
     assert door.enter("3.3.3.3")
-    assert door.who_should_go("1.1.1.1") is not None
-    even = Doorkeeper(limits.Profile(connections=4))
-    for n in range(4):
-        assert even.enter(f"{n + 1}.1.1.1")
-    assert even.who_should_go("9.9.9.9") is None  # nobody is crowded
+    assert door.who_should_go("1.1.1.1", 0.0) is not None
+
+
+def test_without_a_crowd_the_last_place_changes_hands_now_and_then() -> None:
+    """Or a newcomer who knows only a full bootstrap peer would never get to know anybody."""
+    door = Doorkeeper(limits.Profile(connections=4))
+    first = [door.enter(f"{n + 1}.1.1.1", 0.0) for n in range(4)]
+    assert door.who_should_go("9.9.9.9", limits.GUEST_S - 1) is None
+    leaving = door.who_should_go("9.9.9.9", limits.GUEST_S)
+    assert leaving is not None and leaving == first[-1]
+    door.leave(leaving)
+    assert door.enter("9.9.9.9", limits.GUEST_S)
+    assert door.who_should_go("8.8.8.8", 2 * limits.GUEST_S - 1) is None
 
 
 def test_an_outbox_is_bounded_in_bytes_and_sends_control_first() -> None:
