@@ -24,7 +24,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from primed.node import serving as http
-from primed.node.views import NodeView, View
+from primed.node.views import ErrorView, NodeView, View
 from primed.p2p.errors import UserError
 
 HOST = "primed"
@@ -43,14 +43,6 @@ class JoinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class PublishRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spec_path: str
-
-
-class ErrorView(msgspec.Struct, frozen=True):
-    """Body of every answer that is not 200. `code` is the exit code for the CLI."""
-
-    error: str
-    hint: str = ""
-    code: int = 1
 
 
 def make_app(node: NodeView, on_error: Callable[[], None] = lambda: None) -> ASGIApp:

@@ -160,17 +160,18 @@ class Child:
             restart_in_s=max(0.0, self._restart_at - now) if self._state == "restarting" else 0.0,
         )
 
-    def wait(self, now: float) -> WaitView | None:
-        """The request it is on, as a named wait."""
-        if (errand := self._current) is None:
-            return None
-        spent = now - errand.since
-        return WaitView(
-            name=errand.name,
-            waiting_for=self.name,
-            since_s=spent,
-            deadline_s=max(0.0, errand.timeout_s - spent),
-        )
+    def waits(self, now: float) -> list[WaitView]:
+        """The request it is on, or its next start, as a named wait."""
+        if (errand := self._current) is not None:
+            spent = now - errand.since
+            left = round(max(0.0, errand.timeout_s - spent), 2)
+            name, since = errand.name, round(spent, 2)
+            return [WaitView(name=name, waiting_for=self.name, since_s=since, deadline_s=left)]
+        if self._state == "restarting":
+            left = round(max(0.0, self._restart_at - now), 2)
+            name, why = f"restart of {self.name}", f"its pause: it {self._reason()}"
+            return [WaitView(name=name, waiting_for=why, since_s=0.0, deadline_s=left)]
+        return []
 
     def _reason(self) -> str:
         return self.last_stop.reason if self.last_stop else ""

@@ -13,7 +13,9 @@ from typing import Literal
 from primed.training.messages import Failed
 
 StopKind = Literal["oom", "crash", "hang", "bad_config"]
-FailureKind = Literal["oom", "crash", "hang", "bad_config", "bad_input", "bug", "unavailable"]
+FailureKind = Literal[
+    "oom", "crash", "hang", "bad_config", "bad_input", "disk", "bug", "unavailable"
+]
 
 
 class ChildFailed(Exception):

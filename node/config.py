@@ -7,9 +7,10 @@ are errors, with the nearest known one. Lists are separated by commas in the env
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -19,12 +20,15 @@ from msgspec import Meta
 
 from primed.node.addresses import check_dialable, check_listen
 from primed.node.paths import Paths
+from primed.node.profiles import Profile, profile_of
 from primed.p2p.errors import UserError
+from primed.p2p.hours import QuietHours
 from primed.verify.runspec import Role
 
 DEFAULT_PORT = 4101
 DEFAULT_LISTEN = (f"/ip4/0.0.0.0/tcp/{DEFAULT_PORT}",)
 ANY_PORT = ("/ip4/0.0.0.0/tcp/0",)
+LEAST_UPLOAD_CAP = 128_000  # bytes a second: with less, peers take us for silent
 _PREFIX = "PRIMED_"
 # Makes this node's engine cheat, in toy runs only: set by `primed demo` and tests.
 DISHONEST_VARIABLE = "PRIMED_TOY_DISHONEST"
@@ -49,17 +53,29 @@ class Config:
         (), "addresses to tell others instead of those listened on, behind a forwarded port"
     )
     profile: Literal["home", "server", "lowpower"] = _setting(
-        "home", "connection limits: home 50, server 400, lowpower 20"
+        "home", "how much to take: home, server or lowpower (connections, threads, niceness)"
     )
     threads: Annotated[int, Meta(ge=1, le=1024)] = _setting(1, "CPU threads of each child process")
+    niceness: Annotated[int, Meta(ge=0, le=19)] = _setting(
+        5, "how far the child processes stand back for others, 0 to 19"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least level logged")
     log_format: Literal["console", "json"] = _setting("console", "console or json, on stderr")
     metrics_listen: str = _setting("", "host:port for Prometheus, for example 127.0.0.1:9464")
+    metrics_public: bool = _setting(
+        False, "let metrics_listen be an address that other machines reach; they have no password"
+    )
+    upload_cap_bytes_per_s: Annotated[int, Meta(ge=0)] = _setting(
+        0, f"most that payloads may take of the uplink; 0: no cap, else at least {LEAST_UPLOAD_CAP}"
+    )
+    quiet_hours: str = _setting(
+        "", "when to upload no payloads, by this machine's clock, for example 22:30-07:00"
+    )
     origins: Mapping[str, str] = field(default_factory=dict)  # setting -> where it came from
 
     @property
-    def max_connections(self) -> int:
-        return {"home": 50, "server": 400, "lowpower": 20}[self.profile]
+    def limits(self) -> Profile:
+        return profile_of(self.profile)
 
 
 SETTINGS = {item.name: item for item in fields(Config) if "doc" in item.metadata}
@@ -77,9 +93,37 @@ def load_config(
     for origin, source in _sources(paths, flags, environ):
         for name, value in source.items():
             where = origin.format(name=name, NAME=name.upper(), flag=name.replace("_", "-"))
-            values[name] = _converted(name, value, where)
+            values[name] = converted(name, value, where)
             origins[name] = where
+    _apply_profile(values, origins)
+    _check_metrics(values, origins)
     return Config(data_dir=paths.root, origins=origins, **values)
+
+
+def _apply_profile(values: dict[str, Any], origins: dict[str, str]) -> None:
+    """The profile's own values, where nothing else says anything."""
+    name = values.get("profile", SETTINGS["profile"].default)
+    for setting in ("threads", "niceness"):
+        if origins[setting] == "default":
+            values[setting] = getattr(profile_of(name), setting)
+            origins[setting] = f"profile {name}"
+
+
+def _check_metrics(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    listen = values.get("metrics_listen", "")
+    if listen and not values.get("metrics_public") and not is_loopback(listen):
+        text = f"metrics_listen from {origins['metrics_listen']}: other machines can reach {listen}"
+        hint = "use 127.0.0.1, or set metrics_public = true and let a firewall decide who reads"
+        raise UserError(text, hint)
+
+
+def is_loopback(host_and_port: str) -> bool:
+    """Whether only this machine reaches a TCP address."""
+    host = host_and_port.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def with_free_port(config: Config, port: int = DEFAULT_PORT) -> Config:
@@ -101,48 +145,91 @@ def _sources(
 ) -> Iterable[tuple[str, dict[str, Any]]]:
     """From weakest to strongest, with the pattern that names where a value came from."""
     path = str(paths.config).replace("{", "{{").replace("}", "}}")
-    yield path, _from_file(paths.config)
+    yield path, from_file(paths.config)
     yield "PRIMED_{NAME}", _from_environment(environ)
     yield "--{flag}", {name: value for name, value in flags.items() if value is not None}
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def stated(paths: Paths, environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    """(setting, value as written, origin) of file and environment, unchecked; for what cannot be a
+    setting the value is the UserError that says so."""
+    try:
+        values = _read_toml(paths.config)
+    except UserError as error:
+        yield "", error, str(paths.config)
+        values = {}
+    for name, value in values.items():
+        yield name, _known(name, value, paths.config), str(paths.config)
+    for variable, value in _variables(environ):
+        yield _setting_of(variable), _valued(variable, value), variable
+
+
+def from_file(path: Path) -> dict[str, Any]:
+    """The file's settings, none if there is no file. Raises UserError for one that is unknown."""
+    values = _read_toml(path)
+    for name, value in values.items():
+        if isinstance(wrong := _known(name, value, path), UserError):
+            raise wrong
+    return values
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
     try:
-        values: dict[str, Any] = tomlkit.parse(path.read_text()).unwrap()
+        return tomlkit.parse(path.read_text()).unwrap()
     except (TOMLKitError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}", "mend that line") from error
-    for name in values:
-        if name not in SETTINGS:
-            raise UserError(f"unknown setting {name!r} in {path}", _suggestion(name, SETTINGS))
-    return values
+
+
+def _known(name: str, value: Any, path: Path) -> Any:
+    if name in SETTINGS:
+        return value
+    return UserError(f"unknown setting {name!r} in {path}", suggestion(name, SETTINGS))
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     found = {}
-    known = {_PREFIX + name.upper(): name for name in SETTINGS}
-    for variable, value in environ.items():
-        if not variable.startswith(_PREFIX) or variable in _NOT_SETTINGS:
-            continue
-        if variable not in known:
-            hint = _suggestion(variable, known)
-            raise UserError(f"unknown environment variable {variable}", hint)
-        name = known[variable]
-        is_list = isinstance(SETTINGS[name].default, tuple)
-        found[name] = [part for part in value.split(",") if part] if is_list else value
+    for variable, text in _variables(environ):
+        if isinstance(value := _valued(variable, text), UserError):
+            raise value
+        found[_setting_of(variable)] = value
     return found
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
+def _variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [
+        (variable, text)
+        for variable, text in environ.items()
+        if variable.startswith(_PREFIX) and variable not in _NOT_SETTINGS
+    ]
+
+
+def _setting_of(variable: str) -> str:
+    return variable.removeprefix(_PREFIX).lower()
+
+
+def _valued(variable: str, text: str) -> Any:
+    """What a variable says, not yet converted; a UserError if there is no such setting."""
+    known = {_PREFIX + name.upper(): name for name in SETTINGS}
+    if variable not in known:
+        hint = suggestion(variable, known)
+        return UserError(f"unknown environment variable {variable}", hint)
+    is_list = isinstance(SETTINGS[known[variable]].default, tuple)
+    return [part for part in text.split(",") if part] if is_list else text
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """A hint for a name that is not known: the nearest one, or all."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
 
 
-def _converted(name: str, value: Any, origin: str) -> Any:
+def converted(name: str, value: Any, origin: str) -> Any:
+    """The value in its type, checked. Raises UserError that names where it came from."""
     if isinstance(SETTINGS[name].default, tuple) and isinstance(value, str):
         value = [value]
     try:
@@ -160,6 +247,10 @@ def _check(name: str, value: Any) -> None:
     elif name == "bootstrap":
         for address in value:
             check_dialable(address)
+    elif name == "upload_cap_bytes_per_s" and 0 < value < LEAST_UPLOAD_CAP:
+        raise ValueError(f"{value} is less than {LEAST_UPLOAD_CAP}")
+    elif name == "quiet_hours" and value:
+        QuietHours.parse(value)
     elif name == "metrics_listen" and value:
         host, colon, port = value.rpartition(":")
         if not (host and colon and port.isdecimal() and int(port) < 65536):

@@ -6,6 +6,7 @@ things depend on each other: store, children's supervisor, network, hello, local
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -14,25 +15,33 @@ import msgspec
 import structlog
 import trio
 
+from primed.node import sessions
 from primed.node.api import make_app
 from primed.node.config import Config
+from primed.node.doppelganger import Doppelganger, Doubles
+from primed.node.gauges import keep_gauges
+from primed.node.hosting import hosted
 from primed.node.invite import Invite
 from primed.node.joining import Joining
 from primed.node.metrics import Metrics, metrics_app
+from primed.node.participation import wall_clock_ms
 from primed.node.paths import Paths
 from primed.node.services import Services
 from primed.node.serving import serving, tcp_listener, unix_listener
 from primed.node.shown import Shown
 from primed.node.store import Store
 from primed.node.supervisor import Supervisor
+from primed.node.systemd import Systemd
 from primed.node.views import StatusView
+from primed.node.watchdog import Watchdog
 from primed.p2p import limits
 from primed.p2p.host import Libp2pNetwork
+from primed.p2p.hours import QuietHours
 from primed.p2p.identity import Identity
+from primed.p2p.uploads import Uploads
 from primed.protocols.by_run import RunServers
 from primed.protocols.verdicts import Evidence, Verdicts
 
-MEASURE_S = 5.0
 _log = structlog.get_logger("primed.daemon")
 
 
@@ -42,9 +51,11 @@ def run_daemon(
     identity: Identity,
     invite: Invite | None,
     announce: Callable[[StatusView], None],
+    lines_left_out: Callable[[], int] = lambda: 0,
 ) -> None:
-    """Run until stopped. `announce` gets the first status once the node is up."""
-    trio.run(_main, config, paths, identity, invite, announce)
+    """Run until stopped. `announce` gets the first status once the node is up; `lines_left_out` is
+    how many lines the log kept back. The data directory's lock must be held."""
+    trio.run(_main, config, paths, identity, invite, announce, lines_left_out)
 
 
 async def _main(
@@ -53,10 +64,13 @@ async def _main(
     identity: Identity,
     invite: Invite | None,
     announce: Callable[[StatusView], None],
+    lines_left_out: Callable[[], int],
 ) -> None:
     store = Store(paths.database)
     try:
-        await Daemon(config, paths, identity, store).serve(invite, announce)
+        daemon = Daemon(config, paths, identity, store)
+        daemon.services.metrics.watch_log(lines_left_out)
+        await daemon.serve(invite, announce)
     finally:
         store.close()
 
@@ -67,8 +81,9 @@ class Daemon:
         network = Libp2pNetwork(
             identity,
             profile=_limits(config),
-            cache_path=paths.root / "peers.json",
+            book_path=paths.root / "peers.db",
             announce=config.announce,
+            uploads=_uploads(config),
         )
         supervisor = Supervisor(
             paths.logs,
@@ -77,7 +92,7 @@ class Daemon:
             ).inc(),
         )
         self._network = network
-        self._services = Services(
+        self.services = Services(
             config=config,
             paths=paths,
             identity=identity,
@@ -90,18 +105,21 @@ class Daemon:
         metrics.watch_traffic(lambda: network.traffic)
         Verdicts(network, self._evidence)
         self._stop = trio.Event()
+        self._systemd = Systemd()
+        self._session, former = sessions.begin(paths.sessions)
+        self._doubles = Doubles(self._session, former)
 
     async def serve(self, invite: Invite | None, announce: Callable[[StatusView], None]) -> None:
-        services, config = self._services, self._services.config
+        services, config = self.services, self.services.config
         bootstrap = (*config.bootstrap, *(invite.addresses if invite else ()))
         async with trio.open_nursery() as nursery:
-            joining = Joining(services, nursery)
+            joining = Joining(services, nursery, self._session, self._doubles)
             shown = Shown(services, joining, self._stop)
             errors = services.metrics.border_errors.labels("api")
             app = make_app(shown, errors.inc)
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(services.supervisor.running())
-                await stack.enter_async_context(self._network.running(config.listen, bootstrap))
+                await stack.enter_async_context(hosted(services, config.listen, bootstrap))
                 listener = unix_listener(services.paths.socket)
                 await stack.enter_async_context(serving(app, listener))
                 if config.metrics_listen:
@@ -109,34 +127,57 @@ class Daemon:
                         metrics_app(services.metrics), tcp_listener(config.metrics_listen)
                     )
                     await stack.enter_async_context(exposed)
-                nursery.start_soon(services.keep_running, "hello", joining.hello.run)
+                self._watch_over(nursery, joining, shown)
                 await joining.rejoin()
                 announce(await shown.status())
                 if invite is not None and invite.run is not None:
                     nursery.start_soon(joining.join_invited, invite)
                 nursery.start_soon(self._until_signal)
-                nursery.start_soon(self._measure, shown)
+                self._systemd.notify("READY=1")
                 await self._stop.wait()
+                self._systemd.notify("STOPPING=1")
                 _log.info("stopping")
                 nursery.cancel_scope.cancel()
 
     def _evidence(self, run: bytes, commitment: bytes) -> Evidence | None:
         """What this node's own verdict on a commitment rests on."""
-        kept = self._services.store.evidence.about(run, commitment)
+        kept = self.services.store.evidence.about(run, commitment)
         return msgspec.msgpack.decode(kept[-1], type=Evidence) if kept else None
 
-    async def _measure(self, shown: Shown) -> None:
-        """Keep the gauges at what `primed status` would say."""
-        while True:
-            view, metrics = await shown.status(), self._services.metrics
-            metrics.peers.set(view.network.peers)
-            metrics.problems.set(len(view.problems))
-            for run in view.runs:
-                metrics.lag.labels(run.name).set(run.lag_steps)
-                if run.newest is not None:
-                    metrics.step.labels(run.name).set(run.newest.step)
-                    metrics.reward.labels(run.name).set(run.newest.reward_mean)
-            await trio.sleep(MEASURE_S)
+    def _watch_over(self, nursery: trio.Nursery, joining: Joining, shown: Shown) -> None:
+        """Start what every daemon does, whatever runs it takes part in."""
+        services, network = self.services, self._network
+        double = Doppelganger(
+            joining.hello,
+            self._doubles,
+            services.waits,
+            services.problems,
+            network.peer,
+            services.alone,
+        )
+
+        def peers() -> list[bytes]:
+            return [info.peer for info in network.peers()]
+
+        def is_alone() -> bool:
+            return network.state()[0] == "alone"
+
+        dog = Watchdog(
+            services.waits,
+            services.problems,
+            services.paths.logs,
+            on_stuck=services.metrics.stuck.inc,
+        )
+        nursery.start_soon(double.watch)
+        nursery.start_soon(self._systemd.beat)
+        for name, serve in (
+            ("hello", joining.hello.run),
+            ("doppelganger", lambda: double.make_sure(peers, is_alone, wall_clock_ms)),
+            ("disk", services.disk.run),
+            ("metrics", lambda: keep_gauges(services, shown)),
+            ("watchdog", dog.run),
+        ):
+            nursery.start_soon(services.keep_running, name, serve)
 
     async def _until_signal(self) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
@@ -146,8 +187,19 @@ class Daemon:
                 return
 
 
+def _uploads(config: Config) -> Uploads:
+    quiet = QuietHours.parse(config.quiet_hours) if config.quiet_hours else None
+    return Uploads(config.upload_cap_bytes_per_s or math.inf, quiet)
+
+
 def _limits(config: Config) -> limits.Profile:
     """Connection limits of the profile; peers on one machine share an address."""
-    profile = limits.Profile(connections=config.max_connections)
+    own = config.limits
+    profile = limits.Profile(
+        connections=own.connections,
+        target_peers=own.target_peers,
+        bulk_up=own.bulk_up,
+        bulk_down=own.bulk_down,
+    )
     on_loopback = all(address.startswith("/ip4/127.") for address in config.listen)
     return profile.on_one_machine() if on_loopback else profile

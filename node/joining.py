@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from primed.node.config import DISHONEST_VARIABLE
+from primed.node.doppelganger import Doubles
 from primed.node.invite import Invite, parse_invite
 from primed.node.participation import Participation, RoleTask, wall_clock_ms
 from primed.node.roles.cache import Cache
@@ -29,6 +30,7 @@ from primed.node.services import Services
 from primed.node.supervisor import Child
 from primed.p2p import peerid
 from primed.p2p.errors import RemoteError, UserError
+from primed.protocols import versions
 from primed.protocols.disk import on_disk
 from primed.protocols.hello import Hello, NodeRecord
 from primed.protocols.limits import RECORD_LIFE_S
@@ -50,11 +52,16 @@ _log = structlog.get_logger("primed.joining")
 
 
 class Joining:
-    def __init__(self, services: Services, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, services: Services, nursery: trio.Nursery, session: bytes, doubles: Doubles
+    ) -> None:
+        """session, doubles: this life of the daemon, and others with its key."""
         self.known: dict[bytes, Run] = {}
         self.parts: dict[bytes, Participation] = {}
         self._services = services
         self._nursery = nursery
+        self._session = session
+        self._doubles = doubles
         self._children: dict[str, Child] = {}
         self._asked: set[bytes] = set()  # run ids whose RunSpec was asked for
         self._published: set[bytes] = set()  # by this daemon, since it was started
@@ -75,16 +82,19 @@ class Joining:
         return NodeRecord(
             peer=self._services.identity.peer,
             roles=tuple(sorted(roles)),
-            protocols=("/primed/hello/1",),
-            addresses=self._services.network.listen_addresses()[:16],
+            protocols=versions.SPOKEN,
+            addresses=self._services.addresses()[:16],
             runs=tuple(self.parts)[:RUNS_KNOWN],
             profile="torch",
             sequence=now,
             expires_unix_ms=now + int(RECORD_LIFE_S * 1000),
+            session=self._session,
+            since_unix_ms=self._doubles.since_unix_ms,
         )
 
     def _on_record(self, record: NodeRecord) -> None:
         self._services.network.remember(record.peer, record.addresses)
+        self._services.clocks.observe(record.peer, record.sequence, wall_clock_ms())
         for run_id in record.runs:
             is_new = run_id not in self.known and run_id not in self._asked
             if is_new and len(self.known) + len(self._asked) < RUNS_KNOWN:
@@ -297,6 +307,7 @@ class Joining:
             run_id=part.run.run_id,
             peer=part.me,
             threads=self._services.config.threads,
+            niceness=self._services.config.niceness,
             # The child refuses it in a run that is no toy, and says so.
             dishonest=kind == "engine" and DISHONEST_VARIABLE in os.environ,
         )

@@ -1,8 +1,9 @@
-"""Logging: structlog events, as console lines or JSON, on stderr and in logs/daemon.log.
+"""Logging: structlog events, as console lines or JSON on stderr, and as JSON in logs/daemon.log.
 
 Libraries log through the standard library; their warnings are bridged here. Each event is written
-at most LINES_PER_MINUTE times a minute, then counted. Values are shortened and tracebacks carry no
-local variables, so that no key can reach a log by way of a variable.
+at most LINES_PER_MINUTE times a minute and all events below error ALL_LINES_PER_MINUTE times, then
+they are counted, and the count is written. Values are shortened and tracebacks carry no local
+variables, so that no key can reach a log by way of a variable.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,9 @@ from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 LINES_PER_MINUTE = 30
-EVENTS_MAX = 1000  # kinds of event counted at a time
+ALL_LINES_PER_MINUTE = 600
+EVENTS_MAX = 1000  # kinds of event counted at a time; the rest is one kind
+OTHER_EVENTS = "other events"
 FILE_MAX_BYTES = 8 * 1024 * 1024
 FILES = 3
 TEXT_MAX = 2000
@@ -29,9 +33,9 @@ TEXT_MAX = 2000
 @contextmanager
 def logging_to(
     path: Path | None, *, level: str, style: str, stream: TextIO | None = None
-) -> Iterator[None]:
-    """Set logging up for this process while entered. `style` is "console" or "json"; the file at
-    `path` rotates by size."""
+) -> Iterator[RateLimit]:
+    """Set logging up for this process while entered. `style` of the stream is "console" or "json";
+    the file at `path` holds JSON and rotates by size. Yields what counts the lines left out."""
     stream = stream or sys.stderr
     handlers: list[logging.Handler] = [logging.StreamHandler(stream)]
     handlers[0].setFormatter(_formatter(style, has_colours=stream.isatty()))
@@ -39,20 +43,22 @@ def logging_to(
         file = logging.handlers.RotatingFileHandler(
             path, maxBytes=FILE_MAX_BYTES, backupCount=FILES
         )
-        file.setFormatter(_formatter(style, has_colours=False))
+        file.setFormatter(_formatter("json", has_colours=False))
         handlers.append(file)
     limit = RateLimit()
     root, ours = logging.getLogger(), logging.getLogger("primed")
     before = root.handlers[:], root.level, ours.level
-    root.handlers[:] = [_Limited(limit, handlers)]
+    limited = _Limited(limit, handlers)
+    root.handlers[:] = [limited]
     root.setLevel(logging.WARNING)
     ours.setLevel(level.upper())
     logging.captureWarnings(True)
     _configure_structlog()
     try:
-        yield
+        yield limit
     finally:
         logging.captureWarnings(False)
+        limited.tell_left_out(limit.end())
         root.handlers[:] = before[0]
         root.setLevel(before[1])
         ours.setLevel(before[2])
@@ -108,22 +114,45 @@ def shorten(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 class RateLimit:
-    """Counts lines of each event in windows of one minute."""
+    """Counts lines of each event, and of all, in minutes. `total_left_out` since the start."""
 
-    def __init__(self, lines_per_minute: int = LINES_PER_MINUTE) -> None:
+    def __init__(
+        self,
+        lines_per_minute: int = LINES_PER_MINUTE,
+        all_lines_per_minute: int = ALL_LINES_PER_MINUTE,
+    ) -> None:
+        self.total_left_out = 0
         self._lines = lines_per_minute
-        self._windows: dict[str, tuple[float, int]] = {}  # event -> (begin, lines seen)
+        self._all_lines = all_lines_per_minute
+        self._began = 0.0
+        self._written = 0
+        self._seen: Counter[str] = Counter()
+        self._left_out: Counter[str] = Counter()
 
-    def admit(self, event: str, now: float) -> int | None:
-        """None: do not write this line. Else how many lines were left out before it."""
-        begin, seen = self._windows.get(event, (now, 0))
-        left_out = 0
-        if now - begin >= 60:
-            left_out, begin, seen = max(0, seen - self._lines), now, 0
-        if event not in self._windows and len(self._windows) >= EVENTS_MAX:
-            self._windows.clear()
-        self._windows[event] = (begin, seen + 1)
-        return left_out if seen < self._lines else None
+    def admit(self, event: str, *, is_error: bool = False) -> bool:
+        """Whether to write a line of this event. An error is not kept back by other events."""
+        if event not in self._seen and len(self._seen) >= EVENTS_MAX:
+            event = OTHER_EVENTS
+        self._seen[event] += 1
+        is_room = is_error or self._written < self._all_lines
+        if self._seen[event] <= self._lines and is_room:
+            self._written += 1
+            return True
+        self._left_out[event] += 1
+        self.total_left_out += 1
+        return False
+
+    def minute_over(self, now: float) -> dict[str, int]:
+        """At the first line of a new minute: how many lines of each event the last one left out."""
+        return self.end(now) if now - self._began >= 60 else {}
+
+    def end(self, now: float = 0.0) -> dict[str, int]:
+        """Begin anew; how many lines of each event were left out."""
+        told = dict(self._left_out.most_common())
+        self._began, self._written = now, 0
+        self._seen.clear()
+        self._left_out.clear()
+        return told
 
 
 class _Limited(logging.Handler):
@@ -135,14 +164,22 @@ class _Limited(logging.Handler):
         self._handlers = handlers
 
     def emit(self, record: logging.LogRecord) -> None:
-        is_ours = isinstance(record.msg, dict)
         event = record.msg.get("event") if isinstance(record.msg, dict) else record.msg
-        left_out = self._limit.admit(f"{record.name} {event}", record.created)
-        if left_out is None:
+        self.tell_left_out(self._limit.minute_over(record.created))
+        is_error = record.levelno >= logging.ERROR
+        if self._limit.admit(f"{record.name}: {event}", is_error=is_error):
+            self._write(record)
+
+    def tell_left_out(self, counts: dict[str, int]) -> None:
+        """One line that says what was not written."""
+        if not counts:
             return
-        if left_out and is_ours:
-            record.msg = {**record.msg, "left_out": left_out}  # type: ignore[dict-item]
-        elif left_out:
-            record.msg = f"{record.msg} (and {left_out} more)"
+        most, *others = counts.items()
+        text = f"{sum(counts.values())} log lines were left out: {most[1]} of {most[0]!r}"
+        text += f", the others of {len(others)} more events" if others else ""
+        made = logging.LogRecord("primed.logs", logging.WARNING, "", 0, text, None, None)
+        self._write(made)
+
+    def _write(self, record: logging.LogRecord) -> None:
         for handler in self._handlers:
             handler.handle(record)

@@ -13,6 +13,7 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    ProcessCollector,
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -22,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from primed.node.version import installed_version
 from primed.p2p.network import Traffic
 
 
@@ -45,6 +47,18 @@ class Metrics:
         self.reward = self._gauge("primed_reward_mean", "Its mean reward", "run")
         self.lag = self._gauge("primed_lag_steps", "Newest step less the step held here", "run")
         self.problems = Gauge("primed_problems", "Open problems", registry=self.registry)
+        self.waits = Gauge("primed_waits_open", "Open waits", registry=self.registry)
+        self.stuck = self._counter("primed_waits_stuck", "Waits open for twice their time")
+        self.network_restarts = self._counter("primed_network_restarts", "Crashes of the network")
+        self.restarts = self._gauge("primed_child_restarts", "Restarts of a child", "child")
+        self.excluded = self._gauge("primed_excluded_workers", "Excluded for fraud", "run")
+        self.seen = self._gauge("primed_run_batches", "Batches that had an outcome", "run", "state")
+        self.credits = self._gauge("primed_credits", "Own credits in the ledger", "run", "state")
+        self.disk_free = Gauge(
+            "primed_disk_free_bytes", "Room for the data directory", registry=self.registry
+        )
+        self._gauge("primed_build_info", "Always 1", "version").labels(installed_version()).set(1)
+        ProcessCollector("primed", registry=self.registry)
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(name, documentation, labels, registry=self.registry)
@@ -55,6 +69,10 @@ class Metrics:
     def watch_traffic(self, traffic: Callable[[], Traffic]) -> None:
         """Include the network's counts from now on."""
         self.registry.register(_TrafficCollector(traffic))
+
+    def watch_log(self, lines_left_out: Callable[[], int]) -> None:
+        """Include how many log lines the rate limit kept back."""
+        self.registry.register(_LeftOutCollector(lines_left_out))
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -74,6 +92,15 @@ class _TrafficCollector(Collector):
         for what, value in now.extra.items():
             extra.add_metric([what], value)
         yield extra
+
+
+class _LeftOutCollector(Collector):
+    def __init__(self, lines_left_out: Callable[[], int]) -> None:
+        self._lines_left_out = lines_left_out
+
+    def collect(self) -> Iterable[Metric]:
+        name, text = "primed_log_lines_left_out", "Log lines that were only counted"
+        yield CounterMetricFamily(name, text, self._lines_left_out())
 
 
 def metrics_app(metrics: Metrics) -> Starlette:

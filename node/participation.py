@@ -122,6 +122,7 @@ class Participation:
                 nursery.start_soon(self._services.keep_running, name, service)
             if not self._is_new:
                 await self._recover_own_head()
+            await self._services.alone.wait()  # before anything is signed; named by who sets it
             if self.joined.get(self.me) != self.roles:
                 await self.events.emit(Joined(roles=self.roles, profile="torch"))
             self.tasks = make_tasks(self)
@@ -130,7 +131,9 @@ class Participation:
 
     async def _recover_own_head(self) -> None:
         is_alone = self._services.network.state()[0] == "alone"
-        recovery = await self.events.recover_own_head(ALONE_S if is_alone else RECOVER_S)
+        within_s = ALONE_S if is_alone else RECOVER_S
+        with self.waits.named("own head", "peers that know this node's chain", within_s):
+            recovery = await self.events.recover_own_head(within_s)
         _log.info("own head", run=self.run.run_id.hex()[:8], recovery=str(recovery))
 
     async def _tick(self) -> None:
@@ -248,6 +251,13 @@ class Participation:
             if other.body.counter < case.body.counter and other.body.learner == case.body.learner
         ]
         return self.lineages.version_fault(case.body, max(earlier, default=0))
+
+    async def rest(self, role: Role, why: str) -> None:
+        """Stop a role that this machine cannot hold, until the daemon is started again."""
+        what = f"this node's {role} in run {self.run.spec.name} has stopped: {why}"
+        fix = "give it a machine with more memory or fewer roles (--roles), and start again"
+        self.problems.raise_(f"{role}-stopped", what, fix)
+        await trio.sleep_forever()
 
     def _why_not_hold(self, worker: bytes, counter: int) -> str:
         """ "" if this node holds batches of that worker, else why not."""

@@ -37,6 +37,10 @@ class Paths:
         return self.root / "primed.db"
 
     @property
+    def sessions(self) -> Path:
+        return self.root / "sessions.json"
+
+    @property
     def lock(self) -> Path:
         return self.root / "lock"
 

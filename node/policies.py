@@ -88,7 +88,7 @@ class Policies:
     async def _payload(self, manifest: Manifest, payload: Payload, what: str) -> Path:
         self._shardcast.expect(payload, manifest.learner)
         name = f"{what} of step {manifest.step}"
-        with self._waits.named(name, f"{payload.size_bytes} bytes from peers", PAYLOAD_S):
+        with self._waits.named(name, lambda: self._shardcast.describe(payload), PAYLOAD_S):
             with trio.move_on_after(PAYLOAD_S):
                 try:
                     return await self._shardcast.wait(payload)

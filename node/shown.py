@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Literal, cast
 
@@ -24,6 +25,7 @@ from primed.node.views import (
     NetworkView,
     PeersView,
     PeerView,
+    ProblemView,
     RewardsView,
     RunsView,
     RunView,
@@ -35,6 +37,7 @@ from primed.node.views import (
 )
 from primed.p2p import peerid
 from primed.p2p.errors import UserError
+from primed.protocols import versions
 from primed.verify.cases import Case
 from primed.verify.explain import BatchLine
 from primed.verify.ledger import Account
@@ -55,6 +58,7 @@ class Shown:
 
     async def status(self) -> StatusView:
         services, parts = self._services, self._joining.parts.values()
+        problems = troubles(services, list(parts))
         return StatusView(
             version=installed_version(),
             peer=peerid.to_text(services.identity.peer),
@@ -65,9 +69,10 @@ class Shown:
             roles=tuple(task.view() for part in parts for task in part.tasks),
             children=tuple(services.supervisor.status()),
             runs=tuple(self._run(part) for part in parts),
-            waits=(*services.waits.views(), *services.supervisor.waits()),
-            problems=troubles(services, list(parts)),
+            waits=services.waits.views(),
+            problems=problems,
             invite=self._invite(None),
+            state=_state_of(problems),
         )
 
     def _network(self) -> NetworkView:
@@ -77,18 +82,22 @@ class Shown:
         return NetworkView(
             state=cast(Literal["online", "connecting", "alone"], state),
             reason=reason,
-            listen=network.listen_addresses(),
+            listen=self._services.addresses(),
             peers=len(network.peers()),
             gossip_received_bytes=traffic.gossip_received_bytes,
             gossip_sent_bytes=traffic.gossip_sent_bytes,
             stream_received_bytes=traffic.stream_received_bytes,
             stream_sent_bytes=traffic.stream_sent_bytes,
+            bulk_received_bytes=traffic.bulk_received_bytes,
+            bulk_sent_bytes=traffic.bulk_sent_bytes,
             rejected=traffic.gossip_rejected,
             handler_errors=traffic.handler_errors,
+            peak_received_bytes_s=self._services.rates.peak_received,
+            peak_sent_bytes_s=self._services.rates.peak_sent,
         )
 
     def _invite(self, run: bytes | None) -> str:
-        return format_invite(Invite(run, self._services.network.listen_addresses()))
+        return format_invite(Invite(run, self._services.addresses()))
 
     async def peers(self) -> PeersView:
         records = self._joining.hello.records
@@ -104,14 +113,35 @@ class Shown:
                     score=info.score,
                     roles=record.roles if record else (),
                     runs=tuple(run.hex() for run in record.runs) if record else (),
+                    clock_offset_s=self._services.clocks.offset_s(info.peer),
+                    note=self._note_on(info.peer),
+                    lane=info.lane,
+                    lane_reason=info.lane_reason,
                 )
             )
         return PeersView(peers=tuple(views))
 
+    def _note_on(self, peer: bytes) -> str:
+        """Why a peer is not understood, if it is not."""
+        hello = self._joining.hello
+        record = hello.records.get(peer)
+        return hello.refusals.get(peer, "") or (
+            versions.mismatch(record.protocols) if record else ""
+        )
+
+    def credits(self) -> list[tuple[str, dict[str, float]]]:
+        """(run's name, own credits by state), for the metrics."""
+        own = []
+        for part in self._joining.parts.values():
+            account = part.ledger.state.accounts.get(part.me, Account())
+            final, pending = account.final_micro / MICRO, account.pending_micro / MICRO
+            own.append((part.run.spec.name, {"final": final, "pending": pending}))
+        return own
+
     async def identity(self) -> IdentityView:
         return IdentityView(
             peer=peerid.to_text(self._services.identity.peer),
-            addresses=self._services.network.listen_addresses(),
+            addresses=self._services.addresses(),
             data_dir=str(self._services.paths.root),
         )
 
@@ -259,6 +289,11 @@ class Shown:
     async def stop(self) -> StoppingView:
         self._stop.set()
         return StoppingView(pid=os.getpid())
+
+
+def _state_of(problems: Sequence[ProblemView]) -> str:
+    names = list(dict.fromkeys(problem.name for problem in problems))
+    return f"degraded: {', '.join(names)}" if names else "ok"
 
 
 def _warning(run: Run) -> str:

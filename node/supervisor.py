@@ -86,6 +86,6 @@ class Supervisor:
         return [child.view(now) for child in self._children.values()]
 
     def waits(self) -> list[WaitView]:
-        """The requests that children are on."""
+        """The requests that children are on, and restarts to come."""
         now = trio.current_time()
-        return [wait for child in self._children.values() if (wait := child.wait(now))]
+        return [wait for child in self._children.values() for wait in child.waits(now)]

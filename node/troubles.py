@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from primed.node.clocks import TOLERANCE_S
 from primed.node.participation import Participation
 from primed.node.services import Services
 from primed.node.views import ProblemView
@@ -20,6 +21,7 @@ _CONSEQUENCES: dict[Role, str] = {
 
 def troubles(services: Services, parts: Iterable[Participation]) -> tuple[ProblemView, ...]:
     found = [*services.problems.views(), *_network(services), *_children(services)]
+    found += _clock(services)
     for part in parts:
         found += _missing_peers(part)
     return tuple(found)
@@ -30,6 +32,14 @@ def _network(services: Services) -> Iterator[ProblemView]:
     if state == "connecting":
         fix = "nothing if it is a short outage; else check this machine's network and the invite"
         yield ProblemView(name="no-peers", what=f"no peer is reachable: {reason}", fix=fix)
+
+
+def _clock(services: Services) -> Iterator[ProblemView]:
+    offset_s = services.clocks.median_s()
+    if offset_s is not None and abs(offset_s) > TOLERANCE_S:
+        way = "behind" if offset_s > 0 else "ahead of"
+        what = f"this machine's clock is {abs(offset_s):.0f} s {way} its peers'"
+        yield ProblemView(name="clock", what=what, fix="set it: timedatectl set-ntp true")
 
 
 def _children(services: Services) -> Iterator[ProblemView]:

@@ -83,8 +83,12 @@ class NetworkView(_View, frozen=True):
     gossip_sent_bytes: int = 0
     stream_received_bytes: int = 0
     stream_sent_bytes: int = 0
+    bulk_received_bytes: int = 0
+    bulk_sent_bytes: int = 0
     rejected: int = 0  # gossip messages refused
     handler_errors: int = 0
+    peak_received_bytes_s: float = 0.0  # highest mean of 10 s, from and to other machines
+    peak_sent_bytes_s: float = 0.0
 
 
 class VersionView(_View, frozen=True):
@@ -153,6 +157,7 @@ class StatusView(_View, frozen=True):
     waits: tuple[WaitView, ...] = ()
     problems: tuple[ProblemView, ...] = ()
     invite: str = ""  # of the swarm: what others give to `primed start --join`
+    state: str = "ok"  # "ok", or "degraded: " and the names of the open problems
 
 
 class PeerView(_View, frozen=True):
@@ -163,6 +168,10 @@ class PeerView(_View, frozen=True):
     score: float
     roles: tuple[str, ...] = ()  # announced in hello
     runs: tuple[str, ...] = ()
+    clock_offset_s: float | None = None  # its clock less ours, as of its newest record
+    note: str = ""  # why it is not (wholly) understood: other versions, a refusal
+    lane: str = "streams"  # or bulk: what payloads from and to it travel on
+    lane_reason: str = ""
 
 
 class PeersView(_View, frozen=True):
@@ -225,6 +234,15 @@ class VerdictsView(_View, frozen=True):
 class StoppingView(_View, frozen=True):
     pid: int
     stopping: bool = True
+
+
+class ErrorView(_View, frozen=True, kw_only=False):
+    """What any command prints with --json when it cannot do its work, and the body of every answer
+    of the API that is not 200. `code` is the exit code."""
+
+    error: str
+    hint: str = ""
+    code: int = 1
 
 
 View = (

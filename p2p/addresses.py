@@ -61,6 +61,35 @@ def is_loopback(transport: str) -> bool:
     return kind in ("ip4", "ip6") and ipaddress.ip_address(host).is_loopback
 
 
+def at(ip: str, port: int) -> str:
+    """The multiaddr of a TCP port."""
+    return f"/ip{ipaddress.ip_address(ip).version}/{ip}/tcp/{port}"
+
+
+def kind_of(ip: str) -> tuple[int, bool, bool]:
+    """(version, is it loopback, is it all of them): what can reach what."""
+    address = ipaddress.ip_address(ip)
+    return address.version, address.is_loopback, address.is_unspecified
+
+
+def networks(transport: str) -> tuple[str, str]:
+    """The subnet (/24, /48) and the network (/16, /32) of an address; all names share one.
+
+    What the peer book counts by: addresses cost an attacker little within a network that it has,
+    and much in many networks. Names cost nothing anywhere.
+    """
+    kind, host = transport.split("/")[1:3]
+    if kind not in ("ip4", "ip6"):
+        return "names", "names"
+    return subnet(host), network(host)
+
+
+def network(ip: str) -> str:
+    """The /16 (IPv4) or /32 (IPv6) an IP belongs to."""
+    prefix = 16 if ipaddress.ip_address(ip).version == 4 else 32
+    return str(ipaddress.ip_network(f"{ip}/{prefix}", strict=False))
+
+
 def subnet(ip: str) -> str:
     """The /24 (IPv4) or /48 (IPv6) an IP belongs to."""
     address = ipaddress.ip_address(ip)

@@ -1,27 +1,55 @@
-"""Who is connected since when: the library's per-connection events made into per-peer ones."""
+"""Who is connected since when: the library's per-connection events made into per-peer ones.
+
+Also who of them is *chosen*: the few peers that a node leans on, whatever crowd has come to it. Those it
+dialled before those that came, old ones before new ones, and only so many of one network (/16,
+/32), since networks are what an attacker lacks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import trio
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.rcmgr import Direction
+from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
+
+from primed.p2p import addresses, limits
 
 
 class Connected(NamedTuple):
+    """`network`: /16 or /32, "" if it is not known."""
+
     since_s: float
     direction: str  # "in" or "out"
+    network: str = ""
+
+
+def choose(peers: Mapping[bytes, Connected], per_network: int) -> frozenset[bytes]:
+    """The chosen ones of those connected."""
+    chosen: list[bytes] = []
+    crowd: Counter[str] = Counter()
+    for peer, entry in sorted(peers.items(), key=lambda i: (i[1].direction == "in", i[1].since_s)):
+        network = entry.network
+        if crowd[network] < per_network and len(chosen) < limits.CHOSEN_PEERS:
+            crowd[network] += 1
+            chosen.append(peer)
+    return frozenset(chosen)
 
 
 class Connections(INotifee):
     """`on_change(peer, connected?, direction)` at the first connection and after the last one."""
 
-    def __init__(self, on_change: Callable[[bytes, bool, str], None]) -> None:
+    def __init__(
+        self, on_change: Callable[[bytes, bool, str], None], profile: limits.Profile
+    ) -> None:
         self._on_change = on_change
+        self._per_network = profile.chosen_per_network
+        self._chosen: frozenset[bytes] = frozenset()
         self._peers: dict[bytes, Connected] = {}
         self._changed = trio.Event()
 
@@ -31,8 +59,21 @@ class Connections(INotifee):
     def entries(self) -> Iterable[tuple[bytes, Connected]]:
         return tuple(self._peers.items())
 
+    def is_outbound(self, peer: bytes) -> bool:
+        """Whether we are connected to it because we chose to dial it."""
+        entry = self._peers.get(peer)
+        return entry is not None and entry.direction == "out"
+
+    def chosen(self) -> frozenset[bytes]:
+        return self._chosen
+
+    def network_of(self, peer: bytes) -> str:
+        entry = self._peers.get(peer)
+        return entry.network if entry else ""
+
     def clear(self) -> None:
         self._peers.clear()
+        self._chosen = frozenset()
 
     async def wait_for_change(self, at_most_s: float) -> bool:
         """Whether a peer came or went in this time."""
@@ -46,7 +87,7 @@ class Connections(INotifee):
             return
         inbound = isinstance(conn, SwarmConn) and conn.direction == Direction.INBOUND
         direction = "in" if inbound else "out"
-        self._peers[peer] = Connected(trio.current_time(), direction)
+        self._peers[peer] = Connected(trio.current_time(), direction, _network_at(conn))
         self._tell(peer, True, direction)
 
     async def disconnected(self, network: INetwork, conn: INetConn) -> None:
@@ -58,6 +99,7 @@ class Connections(INotifee):
             self._tell(peer_id.to_bytes(), False, gone.direction)
 
     def _tell(self, peer: bytes, is_connected: bool, direction: str) -> None:
+        self._chosen = choose(self._peers, self._per_network)
         self._changed.set()
         self._changed = trio.Event()
         self._on_change(peer, is_connected, direction)
@@ -69,3 +111,10 @@ class Connections(INotifee):
     async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None: ...
 
     async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None: ...
+
+
+def _network_at(conn: INetConn) -> str:
+    """By the socket, not by what a peer says."""
+    muxed = conn.muxed_conn
+    remote = muxed.secured_conn.get_remote_address() if isinstance(muxed, Yamux) else None
+    return addresses.network(remote[0]) if remote else ""

@@ -7,11 +7,15 @@ network cannot fill it. Everything found is a hint for the peer book; hello prov
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 import trio
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+from libp2p.kad_dht.pb.kademlia_pb2 import Record
+from libp2p.kad_dht.provider_store import ProviderStore
 from libp2p.kad_dht.routing_table import RoutingTable
+from libp2p.kad_dht.value_store import ValueStore
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.peer.peerstore import PeerStoreError
@@ -20,7 +24,7 @@ from multiaddr.exceptions import Error as MultiaddrError  # type: ignore[import-
 from primed.p2p import limits
 from primed.p2p.guard import GuardedHost
 from primed.p2p.network import Traffic
-from primed.p2p.peerbook import PeerBook
+from primed.p2p.peerbook import FROM_DHT, PeerBook
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +46,26 @@ class MembersTable(RoutingTable):
         return await super().add_peer(peer_obj, skip_server_mode_check=skip_server_mode_check)
 
 
+class _BoundedProviders(ProviderStore):
+    """The library bounds the providers of a key, not the keys, nor what a provider tells of itself."""
+
+    def add_provider(self, key: bytes, provider: PeerInfo) -> None:
+        if key not in self.providers and len(self.providers) >= limits.PROVIDED_KEYS:
+            self.cleanup_expired()
+            others = (old for old in self.providers if old not in self.providing_keys)
+            if len(self.providers) >= limits.PROVIDED_KEYS:
+                del self.providers[next(others)]  # the oldest
+        few = provider.addrs[: limits.ADDRESSES_PER_PEER]
+        super().add_provider(key, PeerInfo(provider.peer_id, few))
+
+
+class _NoValues(ValueStore):
+    """We neither need nor keep other peers' values: the library would keep 50,000 of 4 MiB."""
+
+    def put_record(self, key: bytes, record: Record) -> None:
+        return
+
+
 class Discovery:
     def __init__(
         self, host: GuardedHost, book: PeerBook, member_protocol: str, traffic: Traffic
@@ -51,6 +75,9 @@ class Discovery:
         self._book = book
         self._member_protocol = member_protocol
         self.dht = KadDHT(host, DHTMode.SERVER, max_peers_per_subnet=0)
+        self.dht.value_store = _NoValues(host, host.get_id())
+        self.dht.provider_store = _BoundedProviders(host, self.dht.peer_routing)
+        self.dht._inbound_limiter = trio.CapacityLimiter(limits.DHT_INBOUND)  # 12: two peers' worth
         table = MembersTable(host, self.is_member)
         self.dht.routing_table = table
         self.dht.peer_routing.routing_table = table
@@ -81,7 +108,8 @@ class Discovery:
     def _harvest(self) -> None:
         store = self._host.get_peerstore()
         for peer_id in store.peers_with_addrs():
-            self._book.learn(peer_id.to_bytes(), self.addresses_of(peer_id.to_bytes()))
+            peer = peer_id.to_bytes()
+            self._book.learn(peer, self.addresses_of(peer), FROM_DHT, time.time())
 
     def addresses_of(self, peer: bytes) -> list[str]:
         """What the library knows, from identify and the DHT, as far as it can be read."""

@@ -35,3 +35,11 @@ class UserError(Exception):
         self.message = message
         self.hint = hint
         self.exit_code = exit_code
+
+
+class NoLane(RemoteError):
+    """The bulk lane to a peer cannot be used now: take streams, and try again after `retry_s`."""
+
+    def __init__(self, reason: str, *, peer: bytes = b"", retry_s: float = 0.0) -> None:
+        super().__init__(reason, peer=peer)
+        self.retry_s = retry_s

@@ -27,7 +27,8 @@ from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.utils.varint import encode_uvarint
 
 from primed.p2p import limits, peerid
-from primed.p2p.errors import HIGH, MID
+from primed.p2p.buckets import TokenBucket
+from primed.p2p.errors import HIGH, LOW, MID
 from primed.p2p.guard import GuardedHost
 from primed.p2p.network import Acceptance, Traffic
 from primed.p2p.outbox import Outbox
@@ -41,6 +42,10 @@ _SIGNING_PREFIX = b"libp2p-pubsub:"
 
 class MalformedGossip(Exception):
     """Bytes on a gossip stream that are no RPC."""
+
+
+class SlowGossip(Exception):
+    """An RPC that began and does not go on."""
 
 
 class SeenIds:
@@ -66,6 +71,7 @@ class Gossip(Pubsub):
     def __init__(
         self,
         host: GuardedHost,
+        router: Router,
         sign: Callable[[bytes], bytes],
         topics: Topics,
         traffic: Traffic,
@@ -73,7 +79,7 @@ class Gossip(Pubsub):
     ) -> None:
         super().__init__(
             host,
-            Router(),
+            router,
             strict_signing=False,  # signed and checked here, with OpenSSL
             max_subscriptions_per_peer=limits.GOSSIP_TOPICS_PER_PEER,
             max_inbound_rpc_size=limits.GOSSIP_RPC_BYTES,
@@ -116,6 +122,8 @@ class Gossip(Pubsub):
         except (MalformedGossip, DecodeError) as error:
             self._traffic.malformed_rpcs += 1
             self._penalise(peer_id.to_bytes(), MID, f"malformed gossip: {error}")
+        except SlowGossip:
+            self._penalise(peer_id.to_bytes(), LOW, "slow gossip")
         except STREAM_ERRORS as error:
             _log.debug("gossip stream from %s ended: %s", peer_id, error)
         finally:
@@ -124,18 +132,32 @@ class Gossip(Pubsub):
     async def continuously_read_stream(self, stream: INetStream) -> None:
         peer_id = stream.muxed_conn.peer_id
         reader = _RpcReader(stream)
+        now_s = trio.current_time()
+        bucket = TokenBucket(limits.GOSSIP_RPCS_BURST, limits.GOSSIP_RPCS_PER_S, now_s)
         while self.manager.is_running:
             rpc = rpc_pb2.RPC()
             rpc.ParseFromString(await reader.next())
+            if wait_s := bucket.delay(trio.current_time(), _cost(rpc)):
+                await trio.sleep(wait_s)
             for message in rpc.publish:
                 await self.push_msg(peer_id, message)
             if len(rpc.subscriptions) > limits.GOSSIP_TOPICS_PER_PEER:
                 raise MalformedGossip("too many subscriptions")
             for subscription in rpc.subscriptions:
                 if len(subscription.topicid) <= limits.GOSSIP_TOPIC_BYTES:
-                    self.handle_subscription(peer_id, subscription)
+                    self._note_subscription(peer_id, subscription)
             if rpc.HasField("control"):
                 await self.router.handle_rpc(rpc, peer_id)
+
+    def _note_subscription(self, peer_id: ID, subscription: rpc_pb2.RPC.SubOpts) -> None:
+        topic, held = subscription.topicid, self._peer_subscription_count.get(peer_id, 0)
+        is_new = subscription.subscribe and peer_id not in self.peer_topics.get(topic, ())
+        if is_new and held >= limits.GOSSIP_TOPICS_PER_PEER:
+            self._penalise(peer_id.to_bytes(), LOW, "follows too many topics")
+            return
+        self.handle_subscription(peer_id, subscription)
+        if not self.peer_topics.get(topic, True):
+            del self.peer_topics[topic]  # the library keeps the names of all topics ever heard
 
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
         """Judge a message that a peer sent, deliver it and send it on."""
@@ -238,13 +260,20 @@ class _RpcReader:
         self._buffer = bytearray()
 
     async def next(self) -> bytes:
-        while (header := _parse_varint(self._buffer)) is None:
+        """Silence between RPCs may last; within one it may not."""
+        if not self._buffer:
             await self._read_more()
-        length, start = header
-        if length > limits.GOSSIP_RPC_BYTES:
-            raise MalformedGossip(f"an RPC of {length} bytes")
-        while len(self._buffer) < start + length:
-            await self._read_more()
+        with trio.move_on_after(limits.SILENT_S) as patience:
+            while (header := _parse_varint(self._buffer)) is None:
+                await self._read_more()
+            length, start = header
+            if length > limits.GOSSIP_RPC_BYTES:
+                raise MalformedGossip(f"an RPC of {length} bytes")
+            patience.deadline += length / limits.SLOWEST_BYTES_PER_S
+            while len(self._buffer) < start + length:
+                await self._read_more()
+        if patience.cancelled_caught:
+            raise SlowGossip
         body = bytes(memoryview(self._buffer)[start : start + length])
         del self._buffer[: start + length]
         return body
@@ -254,6 +283,16 @@ class _RpcReader:
         if not chunk:
             raise EOFError("gossip stream ended")
         self._buffer += chunk
+
+
+def _cost(rpc: rpc_pb2.RPC) -> float:
+    """What handling an RPC takes, in units of one small message."""
+    control = rpc.control
+    parts = len(rpc.subscriptions) + len(control.graft) + len(control.prune)
+    ids = sum(len(part.messageIDs) for part in control.ihave)
+    ids += sum(len(part.messageIDs) for part in control.iwant)
+    ids += sum(len(part.messageIDs) for part in control.idontwant)
+    return 1.0 + 0.25 * parts + ids / 64
 
 
 def _parse_varint(buffer: bytearray) -> tuple[int, int] | None:

@@ -2,28 +2,38 @@
 
 In the library any exception in a stream handler, its own included, cancels the whole swarm. Here
 each handler runs at a border: the exception is counted, the stream reset, the rest goes on. The
-limits on streams are enforced here too.
+limits on streams are enforced here too, and the library's exchanges (identify, DHT) get an end: it
+waits for their bytes for ever, and serves only so many of them at a time.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
-from libp2p.abc import INetStream
+import trio
+from libp2p.abc import IMuxedConn, INetStream
 from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
+from libp2p.identity.identify.identify import ID as IDENTIFY
+from libp2p.identity.identify_push.identify_push import ID_PUSH
+from libp2p.kad_dht.common import PROTOCOL_ID as KADEMLIA
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from primed.p2p import limits
+from primed.p2p.buckets import TokenBucket
+from primed.p2p.errors import HIGH
 from primed.p2p.network import Traffic
 from primed.p2p.streams import STREAM_ERRORS, reset_quietly
 from primed.p2p.swarm import GuardedSwarm
 
 _log = logging.getLogger(__name__)
+_EXCHANGES = frozenset({IDENTIFY, ID_PUSH, KADEMLIA})
 
 
 class GuardedHost(BasicHost):
@@ -35,6 +45,7 @@ class GuardedHost(BasicHost):
         traffic: Traffic,
         announced: Callable[[list[Multiaddr]], list[Multiaddr]],
         on_identified: Callable[[bytes], None],
+        penalise: Callable[[bytes, int, str], None],
     ) -> None:
         super().__init__(
             swarm,
@@ -45,7 +56,12 @@ class GuardedHost(BasicHost):
         self.swarm = swarm
         self._traffic = traffic
         self._on_identified = on_identified
+        self._penalise = penalise
         self._open_streams: Counter[tuple[ID, str]] = Counter()
+        self._refusals: WeakKeyDictionary[IMuxedConn, TokenBucket] = WeakKeyDictionary()
+        for protocol, handler in list(self.multiselect.handlers.items()):
+            if protocol is not None and handler is not None:
+                self.set_stream_handler(protocol, handler)
 
     def protocols_of(self, peer: bytes) -> frozenset[str]:
         """What identify said; empty before."""
@@ -58,11 +74,15 @@ class GuardedHost(BasicHost):
         async def bounded(stream: INetStream) -> None:
             key = (stream.muxed_conn.peer_id, str(protocol_id))
             if self._open_streams[key] >= limits.STREAMS_PER_PROTOCOL_AND_PEER:
-                await reset_quietly(stream)
+                await self._refuse(stream)
                 return
             self._open_streams[key] += 1
+            patience_s = limits.EXCHANGE_S if protocol_id in _EXCHANGES else math.inf
             try:
-                await stream_handler(stream)
+                with trio.move_on_after(patience_s) as patience:
+                    await stream_handler(stream)
+                if patience.cancelled_caught:
+                    await reset_quietly(stream)
             finally:
                 self._open_streams[key] -= 1
                 if not self._open_streams[key]:
@@ -74,7 +94,7 @@ class GuardedHost(BasicHost):
         connection = net_stream.muxed_conn
         crowd = len(connection.streams) if isinstance(connection, Yamux) else 0
         if crowd > limits.STREAMS_PER_CONNECTION:
-            await reset_quietly(net_stream)
+            await self._refuse(net_stream)
             return
         try:
             await super()._swarm_stream_handler(net_stream)
@@ -84,6 +104,19 @@ class GuardedHost(BasicHost):
             self._traffic.handler_errors += 1
             _log.exception("a stream handler failed (%s)", net_stream.get_protocol())
             await reset_quietly(net_stream)
+
+    async def _refuse(self, stream: INetStream) -> None:
+        """One stream too many. A peer that goes on like that loses its connection."""
+        self._traffic.refused_streams += 1
+        await reset_quietly(stream)
+        connection, now_s = stream.muxed_conn, trio.current_time()
+        bucket = self._refusals.get(connection)
+        if bucket is None:
+            bucket = TokenBucket(limits.STREAM_FLOOD_BURST, limits.STREAM_FLOOD_PER_S, now_s)
+            self._refusals[connection] = bucket
+        if not bucket.take(now_s) and not connection.is_closed:
+            self._penalise(connection.peer_id.to_bytes(), HIGH, "a flood of streams")
+            await connection.close()
 
     async def _identify_peer(self, peer_id: ID, *, reason: str) -> None:
         """Runs as a system task of trio: an exception here would end the whole program."""

@@ -8,7 +8,9 @@ once, and only peers that list the membership protocol enter the DHT.
 from __future__ import annotations
 
 import logging
+import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -20,10 +22,14 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 
 from primed.p2p import addresses, limits, peerid
-from primed.p2p.connections import Connections
+from primed.p2p.bulk import PROTOCOL as BULK_PROTOCOL
+from primed.p2p.bulk import BulkLane
+from primed.p2p.connections import Connected, Connections
 from primed.p2p.errors import LocalError, RemoteError
 from primed.p2p.handlers import Handlers
 from primed.p2p.identity import Identity
+from primed.p2p.logvalve import LogValve
+from primed.p2p.memory import Memory
 from primed.p2p.network import (
     Deliver,
     Handler,
@@ -32,12 +38,15 @@ from primed.p2p.network import (
     Traffic,
     Validator,
 )
-from primed.p2p.overlay import Overlay
-from primed.p2p.peerbook import PeerBook
+from primed.p2p.overlay import Overlay, Redial
+from primed.p2p.peerbook import TOLD, PeerBook
 from primed.p2p.penalties import Consequence, Scores
+from primed.p2p.reach import PROTOCOL as REACH_PROTOCOL
+from primed.p2p.reach import Answers, Kind, Reach, Reachability
 from primed.p2p.stack import Stack
 from primed.p2p.streams import STREAM_ERRORS, Libp2pStream, root_cause
 from primed.p2p.topics import Topics
+from primed.p2p.uploads import Uploads
 
 _log = logging.getLogger(__name__)
 MEMBER_PROTOCOL = "/primed/hello/1"
@@ -46,8 +55,8 @@ MEMBER_PROTOCOL = "/primed/hello/1"
 class Libp2pNetwork:
     """See `primed.p2p.network.Network` for what the methods promise.
 
-    `cache_path`: JSON file of the last known good peers (None: not kept). `announce`: addresses to
-    tell others instead of the listening ones. `member_protocol`: what a peer must speak to enter
+    `book_path`: SQLite file of known peers and their scores (None: not kept). `announce`: addresses
+    to tell others instead of the listening ones. `member_protocol`: what a peer must speak to enter
     the DHT's routing table.
     """
 
@@ -56,9 +65,10 @@ class Libp2pNetwork:
         identity: Identity,
         *,
         profile: limits.Profile = limits.HOME,
-        cache_path: Path | None = None,
+        book_path: Path | None = None,
         announce: Sequence[str] = (),
         member_protocol: str = MEMBER_PROTOCOL,
+        uploads: Uploads | None = None,
     ) -> None:
         self._identity = identity
         self._profile = profile
@@ -66,18 +76,25 @@ class Libp2pNetwork:
         self._member_protocol = member_protocol
         self._traffic = Traffic()
         self._scores = Scores()
-        self._book = PeerBook(identity.peer)
-        self._connections = Connections(self._on_peer_change)
+        self._book = PeerBook(identity.peer, profile=profile)
+        self._memory = Memory(book_path, self._book, self._scores)
+        self._complaints = LogValve(_log, limits.PENALTIES_LOGGED_PER_MIN)
+        self._connections = Connections(self._on_peer_change, profile)
         self._overlay = Overlay(
             self._book,
             profile.target_peers,
-            cache_path,
             dial=self._dial,
             connected=self._connections.peers,
             excluded=self._is_unwelcome,
+            chosen=self._connections.chosen,
         )
         self._handlers = Handlers(self._traffic, self.penalise)
         self._topics = Topics(self._traffic)
+        self._uploads = uploads or Uploads()
+        self._bulk = BulkLane(identity, profile, self, self._uploads, self._traffic)
+        self._handlers.set(BULK_PROTOCOL, self._bulk.answer)
+        self._reach = Reach(self._ports, self._witnesses, self.open_stream)
+        self._handlers.set(REACH_PROTOCOL, Answers(self._ip_of, self._knock).answer)
         self._listeners: list[PeerListener] = []
         self._stack: Stack | None = None
         self._nursery: trio.Nursery | None = None
@@ -92,32 +109,52 @@ class Libp2pNetwork:
     def traffic(self) -> Traffic:
         return self._traffic
 
+    @property
+    def uploads(self) -> Uploads:
+        return self._uploads
+
+    @property
+    def bulk(self) -> BulkLane:
+        return self._bulk
+
     def listen_addresses(self) -> tuple[str, ...]:
         return tuple(str(address) for address in self._running().host.get_addrs())
 
     def peers(self) -> list[PeerInfo]:
-        stack = self._running()
-        subscribed = stack.gossip.peer_topics
-        return [
-            PeerInfo(
-                peer=peer,
-                addresses=tuple(self._book.addresses_of(peer)),
-                direction=entry.direction,
-                connected_s=trio.current_time() - entry.since_s,
-                score=self._scores.score(peer, trio.current_time()),
-                topics=tuple(sorted(t for t, ids in subscribed.items() if ID(peer) in ids)),
-            )
-            for peer, entry in self._connections.entries()
-        ]
+        return [self._info(peer, entry) for peer, entry in self._connections.entries()]
+
+    def _info(self, peer: bytes, entry: Connected) -> PeerInfo:
+        subscribed, now = self._running().gossip.peer_topics, trio.current_time()
+        lane, lane_reason = self._bulk.describe(peer)
+        return PeerInfo(
+            peer=peer,
+            addresses=tuple(self._book.addresses_of(peer)),
+            direction=entry.direction,
+            connected_s=now - entry.since_s,
+            score=self._scores.score(peer, now),
+            topics=tuple(sorted(t for t, ids in subscribed.items() if ID(peer) in ids)),
+            lane=lane,
+            lane_reason=lane_reason,
+        )
 
     def state(self) -> tuple[str, str]:
         if self._stack is None:
             return "connecting", "the network is not started"
         return self._overlay.describe()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a host now. It may be gone for a moment and come again (`running` anew):
+        peers cannot be reached then, and what is published reaches nobody."""
+        return self._stack is not None
+
+    def redials(self) -> list[Redial]:
+        """Whom we try to reach again, when, and why it did not work last time."""
+        return self._overlay.redials()
+
     def remember(self, peer: bytes, known_at: Iterable[str]) -> None:
         """Learn addresses of a peer (from a NodeRecord, say); the overlay may dial them."""
-        self._book.learn(peer, known_at)
+        self._book.learn(peer, known_at, TOLD, time.time())
         self._overlay.poke()
 
     def on_peer(self, listener: PeerListener) -> None:
@@ -138,21 +175,30 @@ class Libp2pNetwork:
         for address in bootstrap:
             transport, peer = addresses.with_peer(address)
             self._book.add_bootstrap(peer, transport)
-        self._overlay.load()
+        await self._memory.load()
         stack = self._build()
         failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            try:
-                await nursery.start(stack.run, listen, self._serve)
-                yield
-            except Exception as error:  # noqa: BLE001  raised again below, outside of the nursery
-                failure = error
-            finally:
-                stack.stop()
-        self._stack = None
-        self._connections.clear()
+        try:
+            async with trio.open_nursery() as nursery:
+                try:
+                    await nursery.start(stack.run, listen, self._serve)
+                    yield
+                except Exception as error:  # noqa: BLE001  raised again, outside of the nursery
+                    failure = error
+                finally:
+                    stack.stop()
+        finally:  # also after a crash: it can run again
+            await self._clear()
         if failure is not None:
             raise failure
+
+    async def _clear(self) -> None:
+        gone = tuple(self._connections.peers())
+        self._stack = None
+        self._connections.clear()
+        for peer in gone:
+            self._on_peer_change(peer, False, "")
+        await self._memory.close()
 
     def _build(self) -> Stack:
         self._stack = stack = Stack(
@@ -164,6 +210,7 @@ class Libp2pNetwork:
             owner=self,
             topics=self._topics,
             traffic=self._traffic,
+            uploads=self._uploads,
         )
         stack.swarm.register_notifee(self._connections)
         self._handlers.offer_all(stack.host)
@@ -175,6 +222,10 @@ class Libp2pNetwork:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._overlay.run)
+                nursery.start_soon(self._memory.run)
+                if not self._is_local():
+                    nursery.start_soon(self._reach.run)
+                nursery.start_soon(self._bulk.run)
                 nursery.start_soon(self._running().gossip.follow_topics)
                 nursery.start_soon(self._refresh_for_ever)
         finally:
@@ -190,11 +241,15 @@ class Libp2pNetwork:
             if self._connections.peers():
                 await self._running().discovery.refresh()
                 self._overlay.poke()
-            await self._overlay.save()
 
     def _running(self) -> Stack:
         if self._stack is None:
             raise LocalError("the network is not running")
+        return self._stack
+
+    def _reachable(self, peer: bytes) -> Stack:
+        if self._stack is None:
+            raise RemoteError("our own network is not up", peer=peer)
         return self._stack
 
     # --- connections
@@ -211,10 +266,13 @@ class Libp2pNetwork:
         return peer
 
     async def _dial(self, peer: bytes) -> None:
+        swarm = self._reachable(peer).swarm
         try:
-            await self._running().swarm.dial_peer(ID(peer))
+            await swarm.dial_peer(ID(peer))
         except (SwarmException, *STREAM_ERRORS) as error:
             raise RemoteError(f"cannot connect to {peerid.short(peer)}: {error}") from error
+        if address := swarm.dialled_address(peer):
+            self._book.worked(peer, address, time.time())
 
     async def _hang_up(self, peer: bytes) -> None:
         await self._running().swarm.close_peer(ID(peer))
@@ -237,9 +295,10 @@ class Libp2pNetwork:
     def on_identified(self, peer: bytes) -> None:
         """For the services: a peer told its protocols and addresses."""
         discovery = self._running().discovery
-        self._book.learn(peer, discovery.addresses_of(peer))
+        self._book.learn(peer, discovery.addresses_of(peer), TOLD, time.time())
         if discovery.is_member(peer):
-            self._book.succeeded(peer, time.time())
+            if self._connections.is_outbound(peer):  # who dialled us may not be there for us
+                self._book.succeeded(peer, time.time())
             self._start(discovery.add, peer)
 
     def known_addresses(self, peer: bytes) -> Sequence[str]:
@@ -247,18 +306,90 @@ class Libp2pNetwork:
         learnt = map(addresses.dialable, self._running().discovery.addresses_of(peer))
         return list(dict.fromkeys([*self._book.addresses_of(peer), *filter(None, learnt)]))
 
+    # --- for the bulk lane
+
+    def dialled_address(self, peer: bytes) -> str | None:
+        return self._running().swarm.dialled_address(peer)
+
+    def is_dialled_by(self, peer: bytes) -> bool:
+        return self._running().swarm.is_dialled_by(peer)
+
+    def speaks(self, peer: bytes, protocol: str) -> bool:
+        told = self._running().host.protocols_of(peer)
+        return not told or protocol in told
+
+    def on_bulk_socket(self, sock: socket.socket, ip: str) -> None:
+        self._bulk.welcome(sock, ip)
+
+    # --- reachability
+
+    @property
+    def reachability(self) -> Reachability:
+        """Whether others can dial us, with evidence."""
+        if self._stack is not None and self._is_local():
+            return Reachability(Kind.LOCAL, "it listens on this machine only")
+        return self._reach.result
+
+    async def measure_reachability(self) -> Reachability:
+        return await self._reach.measure()
+
+    def on_secured(self, peer: bytes) -> None:
+        self._reach.on_secured(peer)
+
+    def _is_local(self) -> bool:
+        own = self.listen_addresses()
+        return bool(own) and all(addresses.is_loopback(address) for address in own)
+
+    def _ports(self) -> list[int]:
+        own = map(str, self._running().host.get_transport_addrs())
+        return sorted({int(address.split("/")[4]) for address in own})
+
+    def _witnesses(self) -> list[bytes]:
+        """Connected peers that dial back, those of many networks first."""
+        told = [p for p in self._connections.peers() if self.speaks(p, REACH_PROTOCOL)]
+        seen: Counter[str] = Counter()
+        order = []
+        for peer in sorted(told, key=lambda p: not self.is_chosen(p)):
+            seen[self.network_of(peer)] += 1
+            order.append((seen[self.network_of(peer)], peer))
+        return [peer for _, peer in sorted(order, key=lambda pair: pair[0])]
+
+    def _ip_of(self, peer: bytes) -> str | None:
+        return self._running().swarm.ip_of(peer)
+
+    async def _knock(self, peer: bytes, ip: str, port: int) -> None:
+        try:
+            await self._running().swarm.knock(peer, ip, port)
+        except SwarmException as error:
+            raise RemoteError(str(error), peer=peer) from error
+
     # --- penalties
 
     def penalise(self, peer: bytes, points: int, reason: str) -> None:
         consequence = self._scores.penalise(peer, points, trio.current_time())
-        _log.info("%s loses %d points: %s", peerid.short(peer), points, reason)
+        level = logging.INFO if consequence is Consequence.NONE else logging.WARNING
+        self._complaints.log(
+            level,
+            "%s loses %d points: %s (%s)",
+            peerid.short(peer),
+            points,
+            reason,
+            consequence.value,
+        )
         if consequence is Consequence.NONE:
             return
-        _log.warning("%s: %s (%s)", consequence.value, peerid.short(peer), reason)
+        self._memory.save_soon()
         self._start(self._hang_up, peer)
 
     def is_banned(self, peer: bytes) -> bool:
         return self._scores.is_banned(peer, trio.current_time())
+
+    def is_chosen(self, peer: bytes) -> bool:
+        """For the services: one of the few peers that we lean on."""
+        return peer in self._connections.chosen()
+
+    def network_of(self, peer: bytes) -> str:
+        return self._connections.network_of(peer)
 
     def _is_unwelcome(self, peer: bytes) -> bool:
         """Whether we would not dial a peer by ourselves."""
@@ -268,7 +399,7 @@ class Libp2pNetwork:
     # --- streams
 
     async def open_stream(self, peer: bytes, protocol: str) -> Libp2pStream:
-        host = self._running().host
+        host = self._reachable(peer).host
         try:
             with trio.fail_after(limits.OPEN_STREAM_S):
                 stream = await host.new_stream(ID(peer), [TProtocol(protocol)])
@@ -294,17 +425,19 @@ class Libp2pNetwork:
     async def publish(self, topic: str, data: bytes) -> None:
         if len(data) > limits.GOSSIP_MESSAGE_BYTES:
             raise LocalError(f"{len(data)} bytes are too much for gossip")
-        await self._running().gossip.send(topic, data)
+        if self._stack is not None:
+            await self._stack.gossip.send(topic, data)
 
     # --- DHT
 
     async def provide(self, key: bytes) -> None:
-        await self._running().discovery.provide(key)
+        if self._stack is not None:
+            await self._stack.discovery.provide(key)
 
     async def find_providers(self, key: bytes, count: int) -> list[tuple[bytes, tuple[str, ...]]]:
-        return await self._running().discovery.find(key, count)
+        return await self._stack.discovery.find(key, count) if self._stack is not None else []
 
     def _start(self, function: Callable[[bytes], Awaitable[None]], peer: bytes) -> None:
         """Run in the background, if we run at all."""
-        if self._nursery is not None:
+        if self._nursery is not None and not self._nursery.cancel_scope.cancel_called:
             self._nursery.start_soon(function, peer)

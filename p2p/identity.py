@@ -36,6 +36,11 @@ class Identity:
         """A new identity that is on no disk."""
         return cls(Ed25519PrivateKey.generate())
 
+    @classmethod
+    def from_seed(cls, seed: bytes) -> Identity:
+        """The identity of a 32-byte seed (RFC 8032)."""
+        return cls(Ed25519PrivateKey.from_private_bytes(seed))
+
     def sign(self, message: bytes) -> bytes:
         """The 64-byte Ed25519 signature of exactly these bytes."""
         return self._key.sign(message)
@@ -52,11 +57,17 @@ class Identity:
 
 
 def create(path: Path) -> Identity:
-    """Make a new identity and its file. Raises UserError if the file exists.
-
-    The file appears complete or not at all: written under another name, synced, then linked.
-    """
+    """Make a new identity and its file. Raises UserError if the file exists."""
     identity = Identity.generate()
+    keep(identity, path)
+    return identity
+
+
+def keep(identity: Identity, path: Path) -> None:
+    """Write an identity's file. Raises UserError if the file exists.
+
+    It appears complete or not at all: written under another name, synced, then linked.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -69,7 +80,6 @@ def create(path: Path) -> Identity:
     finally:
         draft.unlink(missing_ok=True)
     _sync_folder(path.parent)
-    return identity
 
 
 def load(path: Path) -> Identity:

@@ -5,25 +5,44 @@
 - A peer that takes no bytes, or answers no ping and sends nothing, is dropped: a stopped process
   keeps its sockets open for ever otherwise.
 - Unread bytes of a connection are bounded, also for a peer that ignores flow control.
+- Frames are read so many a second: handling an empty one costs us far more than it costs a peer.
+- A line of the protocol negotiation has a greatest length; the library reads any that is named.
 """
 
 from __future__ import annotations
 
 import struct
+from typing import Any, cast
 
 import trio
 from libp2p.abc import ISecureConn
 from libp2p.custom_types import TMuxerOptions, TProtocol
-from libp2p.exceptions import BaseLibp2pError
+from libp2p.exceptions import BaseLibp2pError, ParseError
+from libp2p.io.abc import Reader
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.peer.id import ID
+from libp2p.protocol_muxer import multiselect_communicator
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux import yamux
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from primed.p2p import limits
+from primed.p2p.buckets import TokenBucket
 
 # The library lets each stream's window grow to 16 MiB; it reads this name at every use.
 yamux.MAX_WINDOW_SIZE = limits.RECEIVE_WINDOW_BYTES
+_YIELD_FRAMES = 64  # of frames that have all arrived, then others have a turn
+
+
+async def read_line(reader: Reader) -> bytes:
+    """A line of multistream-select without its end. Raises ParseError or the reader's errors."""
+    line = await read_varint_prefixed_bytes_limited(reader, limits.NEGOTIATION_LINE_BYTES)
+    if line[-1:] != b"\n" or not line.isascii():
+        raise ParseError("not a line of multistream-select")
+    return line[:-1]
+
+
+vars(multiselect_communicator)["read_delim"] = read_line
 
 
 class FloodError(trio.TooSlowError):
@@ -35,13 +54,16 @@ class BoundedYamux(yamux.Yamux):
 
     _frames_heard = 0
 
+    def __init__(self, conn: ISecureConn, peer_id: ID) -> None:
+        super().__init__(cast(ISecureConn, _Paced(conn)), peer_id)
+
     async def _write_frame(self, data: bytes) -> None:
         async with self._write_lock:
             with trio.move_on_after(limits.WRITE_STALL_S) as patience:
                 patience.shield = True
                 await self.secured_conn.write(data)
             if patience.cancelled_caught:
-                await self._hang_up()
+                await self.hang_up()
                 raise RawConnError("connection closed: the peer takes no data")
         await trio.lowlevel.checkpoint()
 
@@ -61,7 +83,7 @@ class BoundedYamux(yamux.Yamux):
                 return
             heard = self._frames_heard
             if not await self._ping() and self._frames_heard == heard:
-                await self._hang_up()
+                await self.hang_up()
                 return
 
     async def _ping(self) -> bool:
@@ -81,11 +103,32 @@ class BoundedYamux(yamux.Yamux):
             pass
         return False
 
-    async def _hang_up(self) -> None:
+    async def hang_up(self) -> None:
         """Close the socket; the reading loop notices and cleans up."""
         with trio.move_on_after(1.0) as scope:
             scope.shield = True
             await self.secured_conn.close()
+
+
+class _Paced:
+    """A secured connection on which the next frame header is read when its turn has come."""
+
+    def __init__(self, conn: ISecureConn) -> None:
+        self._conn = conn
+        self._bucket = TokenBucket(limits.FRAMES_BURST, limits.FRAMES_PER_S, trio.current_time())
+        self._frames = 0
+
+    async def read(self, n: int | None = None) -> bytes:
+        if n == yamux.HEADER_SIZE:
+            self._frames += 1
+            if wait_s := self._bucket.delay(trio.current_time()):
+                await trio.sleep(wait_s)
+            elif self._frames % _YIELD_FRAMES == 0:
+                await trio.lowlevel.checkpoint()
+        return await self._conn.read(n)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._conn, name)
 
 
 class BoundedMuxers(MuxerMultistream):

@@ -1,18 +1,21 @@
 """`Network`: all that the rest of primed knows of the network.
 
-`p2p.host.Libp2pNetwork` implements it over libp2p; a simulated one follows. Peer ids are multihash
-bytes everywhere in code and base58 text (`p2p.peerid`) where people read them.
+`p2p.host.Libp2pNetwork` implements it over libp2p, `p2p.simnet.SimNetwork` in a simulation. Peer
+ids are multihash bytes everywhere in code and base58 text (`p2p.peerid`) where people read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from primed.p2p.uploads import Uploads
 
 PeerId = bytes
+T = TypeVar("T")
 
 
 class Acceptance(Enum):
@@ -60,6 +63,9 @@ class PeerInfo:
     connected_s: float
     score: float
     topics: tuple[str, ...] = ()
+    lane: str = "streams"  # or "bulk": what large payloads travel on
+    lane_reason: str = ""
+    relayed: bool = False  # connected over a relay: nothing large goes there
 
 
 @dataclass
@@ -73,9 +79,53 @@ class Traffic:
     gossip_rejected: int = 0
     stream_received_bytes: int = 0
     stream_sent_bytes: int = 0
+    bulk_received_bytes: int = 0
+    bulk_sent_bytes: int = 0
     handler_errors: int = 0
     malformed_rpcs: int = 0
+    refused_connections: int = 0  # inbound, for lack of a place
+    evicted_connections: int = 0  # inbound, from a crowded network, for one of another
+    refused_streams: int = 0
     extra: dict[str, int] = field(default_factory=dict)
+
+
+class BulkChannel(Protocol):
+    """Bytes to and from an authenticated peer, in a thread: calls block, none of them for ever.
+
+    One thread uses it. Calls raise RemoteError when the peer is gone, silent for 10 s or slower
+    than 256 kbit/s; the channel is of no use after that.
+    """
+
+    @property
+    def peer(self) -> PeerId: ...
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether this side gave up: a `talk` that waits for other things ends itself then."""
+
+    def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Returns when the system has taken the bytes. Waits for our upload allowance."""
+
+    def recv_into(
+        self, buffer: bytearray | memoryview, *, first_byte_s: float | None = None
+    ) -> bool:
+        """Fill the buffer. False if the peer ended the channel before the first byte of it."""
+
+
+class Bulk(Protocol):
+    """TLS connections beside libp2p, used in threads: what is large does not pass the trio loop."""
+
+    def why_not(self, peer: PeerId) -> str:
+        """Why a conversation with the peer would fail now, in words; "" if it may succeed."""
+
+    async def converse(self, peer: PeerId, purpose: str, talk: Callable[[BulkChannel], T]) -> T:
+        """Open a channel and run `talk` on it, in a thread; cancelling cuts the channel, which ends
+        the thread. Raises NoLane if there is no channel to be had (take streams), RemoteError from
+        the channel, and whatever `talk` raises."""
+
+    def serve(self, purpose: str, talk: Callable[[BulkChannel], None]) -> None:
+        """Answer conversations: `talk` runs in a thread, and the channel ends when it returns.
+        A second call for the same purpose replaces it."""
 
 
 class Network(Protocol):
@@ -85,6 +135,14 @@ class Network(Protocol):
 
     @property
     def traffic(self) -> Traffic: ...
+
+    @property
+    def uploads(self) -> Uploads:
+        """What we may send of payloads, on all lanes together."""
+
+    @property
+    def bulk(self) -> Bulk | None:
+        """The bulk lane, where this network has one."""
 
     def listen_addresses(self) -> tuple[str, ...]:
         """Multiaddrs others can dial, ending in /p2p/<our id>."""
@@ -121,6 +179,9 @@ class Network(Protocol):
 
     async def find_providers(self, key: bytes, count: int) -> list[tuple[PeerId, tuple[str, ...]]]:
         """Peers (without duplicates, without us) and their addresses. A hint: verify by hello."""
+
+    def remember(self, peer: PeerId, known_at: Iterable[str]) -> None:
+        """Learn addresses of a peer (from a NodeRecord, say); it may be dialled there."""
 
     def on_peer(self, listener: PeerListener) -> None:
         """Call the listener on every connect and disconnect."""

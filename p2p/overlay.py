@@ -1,21 +1,31 @@
 """Keeps us connected: dials known peers until there are enough, tries again after losses.
 
-`describe` says in one sentence how it stands; nothing here ever gives up.
+Also when there are enough, a bootstrap peer that we are not connected to is looked in on now and
+then: two halves of a swarm that began apart become one that way. And if too few of those connected
+are chosen (`connections`), say because a crowd from one network came to us, peers of other networks are
+dialled. `describe` says in one sentence how it stands; nothing here ever gives up.
 """
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Awaitable, Callable, Collection
-from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
 from primed.p2p import limits
 from primed.p2p.errors import RemoteError
-from primed.p2p.peerbook import PeerBook, read_cache, write_cache
+from primed.p2p.peerbook import PeerBook
 
-_log = logging.getLogger(__name__)
+REDIALS_TOLD = 16
+
+
+class Redial(NamedTuple):
+    peer: bytes
+    last_error: str
+    in_s: float
+    failures: int
 
 
 class Overlay:
@@ -25,39 +35,29 @@ class Overlay:
         self,
         book: PeerBook,
         target_peers: int,
-        cache_path: Path | None,
         *,
         dial: Callable[[bytes], Awaitable[None]],
         connected: Callable[[], Collection[bytes]],
         excluded: Callable[[bytes], bool],
+        chosen: Callable[[], Collection[bytes]] | None = None,
     ) -> None:
         self._book = book
         self._target_peers = target_peers
-        self._cache_path = cache_path
         self._dial = dial
         self._connected = connected
         self._excluded = excluded
+        self._chosen = chosen or connected
         self._dialling: set[bytes] = set()
-        self._saved = ""
+        self._probe_at_s = math.inf  # set when `run` begins
         self._changed = trio.Event()
-
-    def load(self) -> None:
-        """Read the last known good peers; a damaged file is only a loss."""
-        if self._cache_path is None:
-            return
-        try:
-            if text := read_cache(self._cache_path):
-                self._book.add_json(text)
-        except (OSError, ValueError) as error:
-            _log.warning("the peer cache %s is not readable: %s", self._cache_path, error)
 
     def poke(self) -> None:
         """Look again now: a peer came, went or was learnt."""
         self._changed.set()
 
     async def run(self) -> None:
+        self._probe_at_s = trio.current_time() + limits.PROBE_S
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._save_for_ever)
             while True:
                 self._changed = trio.Event()
                 for peer in self._choose():
@@ -68,13 +68,29 @@ class Overlay:
                     await trio.sleep(0.05)  # a burst of pokes is one
 
     def _choose(self) -> list[bytes]:
+        return [*self._choose_missing(), *self._choose_probe()]
+
+    def _choose_missing(self) -> list[bytes]:
         connected = self._connected()
         missing = self._target_peers - len(connected) - len(self._dialling)
+        wanted = min(limits.CHOSEN_WANTED, self._target_peers)
+        unlike = missing <= 0
+        if unlike:
+            missing = wanted - len(self._chosen()) - len(self._dialling)
         room = min(missing, limits.DIALS_AT_ONCE - len(self._dialling))
         if room <= 0:
             return []
-        due = self._book.due({*connected, *self._dialling}, trio.current_time())
+        without = {*connected, *self._dialling}
+        due = self._book.due(without, trio.current_time(), unlike=unlike)
         return [peer for peer in due if not self._excluded(peer)][:room]
+
+    def _choose_probe(self) -> list[bytes]:
+        now_s = trio.current_time()
+        if now_s < self._probe_at_s:
+            return []
+        self._probe_at_s = now_s + limits.PROBE_S
+        peer = self._book.to_probe({*self._connected(), *self._dialling}, now_s)
+        return [] if peer is None or self._excluded(peer) else [peer]
 
     async def _try(self, peer: bytes) -> None:
         try:
@@ -84,22 +100,6 @@ class Overlay:
         finally:
             self._dialling.discard(peer)
             self.poke()
-
-    async def save(self) -> None:
-        text = self._book.to_json()
-        if self._cache_path is None or text == self._saved:
-            return
-        try:
-            await trio.to_thread.run_sync(write_cache, self._cache_path, text)
-            self._saved = text
-        except OSError as error:
-            _log.warning("cannot write the peer cache %s: %s", self._cache_path, error)
-
-    async def _save_for_ever(self) -> None:
-        await trio.sleep(limits.OVERLAY_TICK_S)
-        while True:
-            await self.save()
-            await trio.sleep(limits.CACHE_SAVE_S)
 
     def describe(self) -> tuple[str, str]:
         """(`online` | `connecting` | `alone`, why)."""
@@ -117,6 +117,18 @@ class Overlay:
         wait_s = min(known.retry_at_s for known in hopes.values()) - trio.current_time()
         when = f"retrying in {wait_s:.0f} s" if wait_s >= 1 else "retrying now"
         return "connecting", f"no answer from {whom} (last error: {errors[-1]}); {when}"
+
+    def redials(self) -> list[Redial]:
+        """Peers that we will dial again, and would like to be connected to; the next ones first."""
+        connected, now_s = self._connected(), trio.current_time()
+        if len(connected) >= self._target_peers:
+            return []
+        waiting = [
+            Redial(peer, entry.last_error, max(0.0, entry.retry_at_s - now_s), entry.failures)
+            for peer, entry in self._book.hopes().items()
+            if peer not in connected and entry.failures
+        ]
+        return sorted(waiting, key=lambda redial: redial.in_s)[:REDIALS_TOLD]
 
 
 def _count_hopes(given: int, cached: int) -> str:

@@ -1,158 +1,307 @@
-"""Addresses of peers, and which of them are worth dialling now. Pure, but for the file.
+"""Addresses of peers, and which of them are worth dialling now. Pure: times are passed in.
 
-Knows three sorts: bootstrap peers (given, never forgotten), proven peers (answered once) and
-hearsay (from the DHT or other peers; forgotten after a few failures). The best proven peers are
-kept in a small JSON file, so that a restart can join while every bootstrap peer is down.
-`now_s` is monotonic, `unix_s` wall time.
+Knows three sorts of peers: bootstrap peers (given, never forgotten), proven peers (answered once
+and are of ours) and hearsay (from the DHT or other peers; forgotten after a few failures). Of each
+address it knows who told it, when, and when we last connected by it.
+
+Nobody may crowd out the rest: a subnet and a network have so many slots (`Profile`), and one kind of
+hearsay at most half of the book. In a full subnet an address that we connected by takes the slot
+of one that is only claimed, and nothing else does. `now_s` is monotonic, `unix_s` wall time.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import NamedTuple
 
 from primed.p2p import addresses, limits, peerid
+
+GIVEN, TOLD, FROM_DHT, FROM_LAN = "given", "told", "dht", "lan"  # who told an address
+_SEEN_STEP_S = 600.0  # how exactly we remember when an address was last told
 
 
 @dataclass
 class Known:
-    """One peer. `last_ok_unix_s` 0: never answered."""
+    """One address. `worked_unix_s` 0: we never connected by it."""
 
-    addresses: list[str] = field(default_factory=list)
+    source: str
+    seen_unix_s: float = 0.0
+    worked_unix_s: float = 0.0
+
+
+@dataclass
+class Entry:
+    """One peer. `last_ok_unix_s` 0: it never answered. `record`: opaque, the layer above's."""
+
+    addresses: dict[str, Known] = field(default_factory=dict)  # newest last
     is_bootstrap: bool = False
     last_ok_unix_s: float = 0.0
+    record: bytes = b""
     failures: int = 0
     retry_at_s: float = 0.0
+    probed_at_s: float = 0.0
     last_error: str = ""
 
     def is_hearsay(self) -> bool:
         return not self.is_bootstrap and not self.last_ok_unix_s
 
 
+class PeerRow(NamedTuple):
+    """What a file keeps of a peer; the first field is the key."""
+
+    peer: bytes
+    last_ok_unix_s: float
+    record: bytes
+
+
+class AddressRow(NamedTuple):
+    """What a file keeps of an address; the first two fields are the key."""
+
+    peer: bytes
+    address: str
+    source: str
+    seen_unix_s: float
+    worked_unix_s: float
+
+
+BookRows = tuple[set[PeerRow], set[AddressRow]]
+
+
 class PeerBook:
-    def __init__(self, own: bytes, *, capacity: int = limits.PEERS_KNOWN) -> None:
+    def __init__(
+        self,
+        own: bytes,
+        *,
+        profile: limits.Profile = limits.HOME,
+        capacity: int = limits.PEERS_KNOWN,
+    ) -> None:
         self._own = own
+        self._profile = profile
         self._capacity = capacity
-        self._peers: dict[bytes, Known] = {}
+        self._peers: dict[bytes, Entry] = {}
+        self._crowd: Counter[str] = Counter()  # addresses by subnet and by network
+
+    # --- learning
 
     def add_bootstrap(self, peer: bytes, transport: str) -> None:
-        self.learn(peer, [transport])
+        self.learn(peer, [transport], GIVEN)
         if peer in self._peers:
             self._peers[peer].is_bootstrap = True
 
-    def learn(self, peer: bytes, offered: Iterable[str]) -> None:
-        """Add addresses, the newest first; what cannot be dialled is ignored."""
+    def learn(
+        self, peer: bytes, offered: Iterable[str], source: str = TOLD, unix_s: float = 0.0
+    ) -> None:
+        """Add addresses; what cannot be dialled, or finds no slot, is ignored."""
         fresh = [t for a in offered if (t := addresses.dialable(a))][: limits.ADDRESSES_PER_PEER]
         if peer == self._own or not peerid.is_peer_id(peer) or not fresh:
             return
-        if peer not in self._peers and not self._make_room():
-            return
-        known = self._peers.setdefault(peer, Known())
-        merged = list(dict.fromkeys(fresh + known.addresses))
-        known.addresses = merged[: limits.ADDRESSES_PER_PEER]
+        entry = self._peers.get(peer)
+        if entry is None:
+            if source != GIVEN and not self._make_room(source):
+                return
+            entry = Entry()
+        for transport in reversed(fresh):
+            self._add(entry, transport, source, unix_s)
+        if entry.addresses:
+            self._peers[peer] = entry
 
-    def addresses_of(self, peer: bytes) -> list[str]:
-        """Other machines' addresses before loopback ones, which are often somebody else's."""
-        known = self._peers.get(peer)
-        return sorted(known.addresses, key=addresses.is_loopback) if known else []
+    def _add(self, entry: Entry, transport: str, source: str, unix_s: float) -> None:
+        if known := entry.addresses.pop(transport, None):
+            entry.addresses[transport] = known  # newest last
+            if unix_s >= known.seen_unix_s + _SEEN_STEP_S:
+                known.seen_unix_s = unix_s
+            return
+        if source != GIVEN and not self._has_slot(transport):
+            return
+        if len(entry.addresses) >= limits.ADDRESSES_PER_PEER:
+            self._drop_address(entry, min(entry.addresses, key=_worth(entry)))
+        entry.addresses[transport] = Known(source, unix_s)
+        self._crowd.update(addresses.networks(transport))
+
+    def worked(self, peer: bytes, transport: str, unix_s: float) -> None:
+        """We connected to the peer by this address: it gets a slot even in a full subnet."""
+        if not (address := addresses.dialable(transport)) or peer == self._own:
+            return
+        held = peer in self._peers and address in self._peers[peer].addresses
+        if not held and not self._has_slot(address):
+            self._evict_claim(address)
+        self.learn(peer, [address], TOLD, unix_s)
+        if (entry := self._peers.get(peer)) and (known := entry.addresses.get(address)):
+            known.worked_unix_s = unix_s
+
+    def keep_record(self, peer: bytes, record: bytes) -> None:
+        if (entry := self._peers.get(peer)) and len(record) <= limits.RECORD_BYTES:
+            entry.record = record
+
+    def records(self) -> dict[bytes, bytes]:
+        return {peer: entry.record for peer, entry in self._peers.items() if entry.record}
+
+    # --- what became of them
 
     def connected(self, peer: bytes) -> None:
         """It answered; whether it is one of us is not known yet."""
-        if known := self._peers.get(peer):
-            known.failures, known.retry_at_s, known.last_error = 0, 0.0, ""
+        if entry := self._peers.get(peer):
+            entry.failures, entry.retry_at_s, entry.last_error = 0, 0.0, ""
 
     def succeeded(self, peer: bytes, unix_s: float) -> None:
         """It answered and is one of us."""
         self.connected(peer)
-        if known := self._peers.get(peer):
-            known.last_ok_unix_s = unix_s
+        if entry := self._peers.get(peer):
+            entry.last_ok_unix_s = unix_s
 
     def lost(self, peer: bytes, now_s: float) -> None:
         """A connection ended: try again, not at once."""
-        if known := self._peers.get(peer):
-            known.retry_at_s = now_s + limits.RETRY_FIRST_S / 2
+        if entry := self._peers.get(peer):
+            entry.retry_at_s = now_s + limits.RETRY_FIRST_S / 2
 
     def failed(self, peer: bytes, now_s: float, error: str) -> None:
         """Back off 2, 4, 8 ... seconds; forget hearsay that never answers."""
-        known = self._peers.get(peer)
-        if known is None:
+        entry = self._peers.get(peer)
+        if entry is None:
             return
-        known.failures += 1
-        known.last_error = error
-        last = limits.RETRY_HEARSAY_LAST_S if known.is_hearsay() else limits.RETRY_LAST_S
-        known.retry_at_s = now_s + min(last, limits.RETRY_FIRST_S * 2 ** min(known.failures - 1, 9))
-        if known.is_hearsay() and known.failures >= limits.HEARSAY_FAILURES:
-            del self._peers[peer]
+        entry.failures += 1
+        entry.last_error = error
+        last = limits.RETRY_HEARSAY_LAST_S if entry.is_hearsay() else limits.RETRY_LAST_S
+        entry.retry_at_s = now_s + min(last, limits.RETRY_FIRST_S * 2 ** min(entry.failures - 1, 9))
+        if entry.is_hearsay() and entry.failures >= limits.HEARSAY_FAILURES:
+            self._forget(peer)
 
-    def due(self, without: Collection[bytes], now_s: float) -> list[bytes]:
-        """Peers to dial now: bootstrap and proven ones first, then the least failed."""
+    # --- choosing
+
+    def addresses_of(self, peer: bytes) -> list[str]:
+        """Best first: those that worked, then the newest; other machines' before loopback ones,
+        which are often somebody else's."""
+        entry = self._peers.get(peer)
+        if entry is None:
+            return []
+        newest_first = reversed(entry.addresses)
+        return sorted(
+            newest_first,
+            key=lambda a: (addresses.is_loopback(a), -entry.addresses[a].worked_unix_s),
+        )
+
+    def due(self, without: Collection[bytes], now_s: float, *, unlike: bool = False) -> list[bytes]:
+        """Peers to dial now: bootstrap and proven ones first, then those from networks that
+        the peers we have (`without`) are not from, then the least failed. unlike: only those from
+        such networks."""
+        present = Counter(n for peer in without for n in self._networks_of(peer))
         ready = [
-            (known.is_hearsay(), known.failures, -known.last_ok_unix_s, peer)
-            for peer, known in self._peers.items()
-            if peer not in without and known.addresses and known.retry_at_s <= now_s
+            (
+                entry.is_hearsay(),
+                min((present[n] for n in self._networks_of(peer)), default=0),
+                entry.failures,
+                -entry.last_ok_unix_s,
+                peer,
+            )
+            for peer, entry in self._peers.items()
+            if peer not in without and entry.addresses and entry.retry_at_s <= now_s
         ]
-        return [peer for *_, peer in sorted(ready)]
+        return [peer for _, crowd, *_, peer in sorted(ready) if not (unlike and crowd)]
 
-    def hopes(self) -> dict[bytes, Known]:
+    def to_probe(self, without: Collection[bytes], now_s: float) -> bytes | None:
+        """A bootstrap peer (or, without any, a proven one) to look in on, so that two halves of
+        a swarm that lost each other meet again; the one not probed for the longest time."""
+        hopes = self.hopes()
+        given = {peer: entry for peer, entry in hopes.items() if entry.is_bootstrap}
+        among = [peer for peer in given or hopes if peer not in without]
+        if not among:
+            return None
+        chosen = min(among, key=lambda peer: (hopes[peer].probed_at_s, peer))
+        hopes[chosen].probed_at_s = now_s
+        return chosen
+
+    def hopes(self) -> dict[bytes, Entry]:
         """Whom we could join by: bootstrap and proven peers."""
-        return {peer: known for peer, known in self._peers.items() if not known.is_hearsay()}
+        return {peer: entry for peer, entry in self._peers.items() if not entry.is_hearsay()}
 
-    def _make_room(self) -> bool:
-        if len(self._peers) < self._capacity:
+    # --- bounds
+
+    def _networks_of(self, peer: bytes) -> set[str]:
+        entry = self._peers.get(peer)
+        return {addresses.networks(a)[1] for a in entry.addresses} if entry else set()
+
+    def _has_slot(self, transport: str) -> bool:
+        subnet, network = addresses.networks(transport)
+        return (
+            self._crowd[subnet] < self._profile.known_per_subnet
+            and self._crowd[network] < self._profile.known_per_network
+        )
+
+    def _evict_claim(self, transport: str) -> None:
+        """Free a slot of this subnet from the oldest address that never worked for us."""
+        subnet, network = addresses.networks(transport)
+        tight = 0 if self._crowd[subnet] >= self._profile.known_per_subnet else 1
+        claims = [
+            (known.seen_unix_s, peer, address)
+            for peer, entry in self._peers.items()
+            for address, known in entry.addresses.items()
+            if not known.worked_unix_s
+            and known.source != GIVEN
+            and addresses.networks(address)[tight] == (subnet, network)[tight]
+        ]
+        if claims:
+            _, peer, address = min(claims)
+            self._drop_address(self._peers[peer], address)
+            if not self._peers[peer].addresses:
+                del self._peers[peer]
+
+    def _make_room(self, source: str) -> bool:
+        hearsay = [peer for peer, entry in self._peers.items() if entry.is_hearsay()]
+        same = [p for p in hearsay if any(k.source == source for k in self._of(p))]
+        quota = min(limits.KNOWN_PER_SOURCE, self._capacity // 2)
+        if len(self._peers) < self._capacity and len(same) < quota:
             return True
-        hearsay = [peer for peer, known in self._peers.items() if known.is_hearsay()]
-        if not hearsay:
-            return False
-        del self._peers[max(hearsay, key=lambda peer: self._peers[peer].failures)]
+        candidates = same if len(same) >= quota else hearsay
+        worst = max(candidates, key=lambda peer: self._peers[peer].failures, default=None)
+        if worst is None or not (self._peers[worst].failures or len(same) < quota):
+            return False  # untried hearsay does not displace untried hearsay of its kind
+        self._forget(worst)
         return True
 
-    # The file: [{"peer": text, "addresses": [text], "last_ok": unix seconds}], newest first.
+    def _of(self, peer: bytes) -> Iterable[Known]:
+        return self._peers[peer].addresses.values()
 
-    def to_json(self) -> str:
-        proven = [(k.last_ok_unix_s, p, k) for p, k in self._peers.items() if k.last_ok_unix_s]
-        newest = sorted(proven, key=lambda entry: (-entry[0], entry[1]))[: limits.CACHE_PEERS]
-        rows = [
-            {"peer": peerid.to_text(peer), "addresses": known.addresses, "last_ok": int(at)}
-            for at, peer, known in newest
-            if known.addresses
-        ]
-        return json.dumps(rows, indent=1)
+    def _forget(self, peer: bytes) -> None:
+        entry = self._peers.pop(peer)
+        for address in list(entry.addresses):
+            self._drop_address(entry, address)
 
-    def add_json(self, text: str) -> None:
-        """Learn what `to_json` wrote. Raises ValueError if it did not."""
-        try:
-            rows = json.loads(text)
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
-        if not isinstance(rows, list):
-            raise ValueError("a list of peers is expected")  # noqa: TRY004  of the file
-        for row in rows[: limits.CACHE_PEERS]:
-            try:
-                peer = peerid.from_text(str(row["peer"]))
-                self.learn(peer, [str(address) for address in row["addresses"]])
-                if peer in self._peers:
-                    self._peers[peer].last_ok_unix_s = float(row["last_ok"])
-            except (KeyError, TypeError) as error:
-                raise ValueError(f"not a peer: {error!r}") from error
+    def _drop_address(self, entry: Entry, address: str) -> None:
+        del entry.addresses[address]
+        self._crowd.subtract(addresses.networks(address))
 
+    # --- for the file
 
-def read_cache(path: Path) -> str:
-    """The file's text, "" if there is none. Raises OSError or ValueError if unreadable."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(limits.CACHE_FILE_BYTES + 1)
-    except FileNotFoundError:
-        return ""
-    if len(content) > limits.CACHE_FILE_BYTES:
-        raise ValueError("the peer cache is too large")
-    return content.decode("utf-8")
+    def rows(self) -> BookRows:
+        peers = {PeerRow(p, e.last_ok_unix_s, e.record) for p, e in self._peers.items()}
+        known = {
+            AddressRow(peer, address, k.source, k.seen_unix_s, k.worked_unix_s)
+            for peer, entry in self._peers.items()
+            for address, k in entry.addresses.items()
+        }
+        return peers, known
+
+    def add_rows(self, peers: Iterable[PeerRow], known: Iterable[AddressRow]) -> None:
+        """Learn what `rows` told in an earlier life; those that worked have the first choice."""
+        for row in sorted(known, key=lambda r: (-r.worked_unix_s, -r.seen_unix_s, r)):
+            source = TOLD if row.source == GIVEN else row.source  # given in an earlier life
+            if row.worked_unix_s:
+                self.worked(row.peer, row.address, row.worked_unix_s)
+            else:
+                self.learn(row.peer, [row.address], source, row.seen_unix_s)
+        for peer in peers:
+            if entry := self._peers.get(peer.peer):
+                entry.last_ok_unix_s = peer.last_ok_unix_s
+                entry.record = peer.record
 
 
-def write_cache(path: Path, text: str) -> None:
-    """Replace the file atomically. Not synced: it is only a hint."""
-    draft = path.with_name(path.name + ".new")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+def _worth(entry: Entry) -> Callable[[str], tuple[bool, float, int]]:
+    """Order of an entry's addresses, the least useful first."""
+    order = {address: place for place, address in enumerate(entry.addresses)}
+    return lambda address: (
+        entry.addresses[address].source == GIVEN,
+        entry.addresses[address].worked_unix_s,
+        order[address],
+    )

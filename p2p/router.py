@@ -1,17 +1,22 @@
 """GossipSub 1.1/1.2 on the library's mesh logic, with its costly and unbounded parts replaced.
 
-Mesh upkeep (graft, prune, back-off, fanout, IHAVE) is the library's. Replaced: publishing (no rate
-limit on ourselves, no queue for peers that never subscribe, IDONTWANT for large messages only),
-sending (one queue and one writer a peer), the heartbeat (an error in it would end the node),
-scoring (ours: `penalties`), equivocation (origins are authenticated and ids remembered instead),
-and bounds on what control messages may make us remember.
+Mesh upkeep (prune, back-off, fanout, IHAVE) is the library's. Replaced: publishing (no rate limit on
+ourselves, no queue for peers that never subscribe, IDONTWANT for large messages only), sending (one
+queue and one writer a peer), the heartbeat (an error in it would end the node), scoring (ours:
+`penalties`), equivocation (origins are authenticated and ids remembered instead), and bounds on what
+control messages may make us remember or send.
+
+Grafting is ours too: some places in each mesh are kept for peers that we dialled ourselves
+(gossipsub 1.1, "D_out"). However many Sybils come to us, they cannot fill a mesh. Peers named by others in
+a PRUNE are not dialled.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -19,8 +24,10 @@ from libp2p.peer.id import ID
 from libp2p.pubsub import gossipsub
 from libp2p.pubsub.mcache import MessageCache, default_msg_id_fn
 from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.utils import safe_bytes_from_hex
 
 from primed.p2p import limits
+from primed.p2p.errors import LOW
 from primed.p2p.outbox import Letter, Outbox
 
 _log = logging.getLogger(__name__)
@@ -55,7 +62,11 @@ class BoundedCache(MessageCache):
 
 
 class Router(gossipsub.GossipSub):
-    def __init__(self) -> None:
+    """`is_chosen`: whether we dialled a peer ourselves."""
+
+    def __init__(
+        self, is_chosen: Callable[[bytes], bool], penalise: Callable[[bytes, int, str], None]
+    ) -> None:
         super().__init__(
             protocols=[gossipsub.PROTOCOL_ID_V12, gossipsub.PROTOCOL_ID_V11],
             degree=6,
@@ -68,6 +79,10 @@ class Router(gossipsub.GossipSub):
             max_idontwant_messages=limits.GOSSIP_CONTROL_IDS,
         )
         self.scorer = None
+        self.max_iwant_requests_per_second = float(limits.GOSSIP_TOPICS_PER_PEER)
+        self._is_chosen = is_chosen
+        self._penalise = penalise
+        self._answers: Counter[tuple[ID, bytes]] = Counter()
         self.mcache = BoundedCache()
         self._beats = 0
         self._held = 0
@@ -132,8 +147,14 @@ class Router(gossipsub.GossipSub):
     async def send_recent_messages(self, peer_id: ID, topic: str) -> None:
         """What a peer that joins late may have missed."""
         for message_id in self.mcache.window(topic):
-            if message := self.mcache.get(message_id):
-                self._put(peer_id, letter_of(message))
+            self._answer(peer_id, message_id)
+
+    def _answer(self, peer_id: ID, message_id: bytes) -> None:
+        """Send a message that is kept, so many times to the same peer."""
+        message = self.mcache.get(message_id)
+        if message and self._answers[peer_id, message_id] < limits.GOSSIP_ANSWERS:
+            self._answers[peer_id, message_id] += 1
+            self._put(peer_id, letter_of(message))
 
     async def flush_pending_messages(self, peer_id: ID) -> None:
         """Nothing is held back: see `send_recent_messages`."""
@@ -156,18 +177,53 @@ class Router(gossipsub.GossipSub):
                 del ihave.messageIDs[limits.GOSSIP_CONTROL_IDS :]
                 await self.handle_ihave(ihave, sender_peer_id)
         for iwant in control.iwant[:_CONTROL_PARTS]:
-            wanted = dict.fromkeys(iwant.messageIDs[: limits.GOSSIP_CONTROL_IDS])
-            await self.handle_iwant(rpc_pb2.ControlIWant(messageIDs=wanted), sender_peer_id)
+            if self._check_iwant_rate_limit(sender_peer_id):
+                for text in dict.fromkeys(iwant.messageIDs[: limits.GOSSIP_CONTROL_IDS]):
+                    self._answer(sender_peer_id, message_id_of(text))
         for graft in control.graft[:_CONTROL_PARTS]:
             if len(graft.topicID) <= limits.GOSSIP_TOPIC_BYTES:
                 await self.handle_graft(graft, sender_peer_id)
         for prune in control.prune[:_CONTROL_PARTS]:
             if prune.topicID in self.mesh:  # else nothing of ours ends, and nothing is remembered
                 prune.backoff = min(prune.backoff, _BACK_OFF_LONGEST_S)
+                del prune.peers[:]
                 await self.handle_prune(prune, sender_peer_id)
         for idontwant in control.idontwant[:_CONTROL_PARTS]:
             ids = [i for i in idontwant.messageIDs if len(i) <= limits.GOSSIP_ID_BYTES]
             await self.handle_idontwant(rpc_pb2.ControlIDontWant(messageIDs=ids), sender_peer_id)
+
+    async def handle_graft(self, graft_msg: rpc_pb2.ControlGraft, sender_peer_id: ID) -> None:
+        """Into the mesh, if there is a place; topics we do not follow are ignored."""
+        topic = graft_msg.topicID
+        members = self.mesh.get(topic)
+        if members is None or sender_peer_id in members:
+            return
+        if self._check_back_off(sender_peer_id, topic):
+            self._penalise(sender_peer_id.to_bytes(), LOW, "grafts after a prune")
+        elif self._has_place(members, sender_peer_id):
+            members.add(sender_peer_id)
+            self._notify_mesh_peer_added(sender_peer_id, topic)
+            return
+        self._add_back_off(sender_peer_id, topic, False)
+        await self.emit_prune(topic, sender_peer_id, False, False)
+
+    def _has_place(self, members: set[ID], peer_id: ID) -> bool:
+        if self._is_chosen(peer_id.to_bytes()):
+            return len(members) < self.degree_high
+        came = sum(not self._is_chosen(member.to_bytes()) for member in members)
+        return came < self.degree_high - limits.GOSSIP_MESH_CHOSEN
+
+    def _check_ihave_rate_limit(self, peer_id: ID, topic: str) -> bool:
+        within = super()._check_ihave_rate_limit(peer_id, topic)
+        if not within:
+            self._penalise(peer_id.to_bytes(), LOW, "a flood of IHAVE")
+        return within
+
+    def _check_iwant_rate_limit(self, peer_id: ID) -> bool:
+        within = super()._check_iwant_rate_limit(peer_id)
+        if not within:
+            self._penalise(peer_id.to_bytes(), LOW, "a flood of IWANT")
+        return within
 
     # --- heartbeat
 
@@ -184,13 +240,42 @@ class Router(gossipsub.GossipSub):
         for topic, members in self.mesh.items():
             members &= self.pubsub.peer_topics.get(topic, set())
         grafts, prunes = self.mesh_heartbeat()
+        self._graft_chosen(grafts)
         self.fanout_heartbeat()
         await self._emit_control_msgs(grafts, prunes, self.gossip_heartbeat())
         self.mcache.shift()
         self._beats += 1
         if self._beats % limits.IDONTWANT_HEARTBEATS == 0:
             self._prune_idontwant_entries()
+            self._answers.clear()
+            self._forget_back_offs()
         self._periodic_security_cleanup()
+
+    def _graft_chosen(self, grafts: defaultdict[ID, list[str]]) -> None:
+        """Peers that we dialled into the mesh, until it has enough of them."""
+        assert self.pubsub is not None
+        chosen = {p for p in self.peer_protocol if self._is_chosen(p.to_bytes())}
+        for topic, members in self.mesh.items():
+            able = chosen & self.pubsub.peer_topics.get(topic, set())
+            missing = limits.GOSSIP_MESH_CHOSEN - len(able & members)
+            ready = {p for p in able - members if not self._check_back_off(p, topic)}
+            for peer_id in self.select_from_minus(missing, ready, ()):
+                members.add(peer_id)
+                grafts[peer_id].append(topic)
+
+    def _select_peers_for_pruning(self, topic: str, num_to_prune: int) -> list[ID]:
+        """Those that came to us, before the last few that we dialled."""
+        members = list(self.mesh[topic])
+        chosen = [peer_id for peer_id in members if self._is_chosen(peer_id.to_bytes())]
+        kept = chosen[: limits.GOSSIP_MESH_CHOSEN]
+        return self.select_from_minus(num_to_prune, members, kept)
+
+    def _forget_back_offs(self) -> None:
+        now = int(time.time())
+        for topic, until in list(self.back_off.items()):
+            self.back_off[topic] = {peer_id: at for peer_id, at in until.items() if at > now}
+            if not self.back_off[topic]:
+                del self.back_off[topic]
 
     async def _emit_control_msgs(
         self,
@@ -212,6 +297,11 @@ class Router(gossipsub.GossipSub):
             )
         for peer_id, control in controls.items():
             await self.emit_control_message(control, peer_id)
+
+
+def message_id_of(text: bytes) -> bytes:
+    """An id as control messages carry it; b"" if it is none."""
+    return safe_bytes_from_hex(text) or b""
 
 
 def letter_of(message: rpc_pb2.Message) -> Letter:

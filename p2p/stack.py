@@ -29,6 +29,7 @@ from primed.p2p.guard import GuardedHost
 from primed.p2p.identity import Identity
 from primed.p2p.network import Traffic
 from primed.p2p.peerbook import PeerBook
+from primed.p2p.router import Router
 from primed.p2p.swarm import GuardedSwarm, Policy
 from primed.p2p.topics import Topics
 
@@ -61,6 +62,9 @@ class Owner(Policy, Protocol):
 
     def penalise(self, peer: bytes, points: int, reason: str) -> None: ...
 
+    def is_chosen(self, peer: bytes) -> bool:
+        """Whether we are connected to it because we dialled it."""
+
 
 class Stack:
     """`run` hosts the services until `stop` is called, which must happen in any case."""
@@ -78,11 +82,14 @@ class Stack:
         traffic: Traffic,
     ) -> None:
         keys = create_new_key_pair(identity.seed)
-        self.swarm = GuardedSwarm(keys, profile, owner)
+        self.swarm = GuardedSwarm(keys, profile, owner, traffic)
         self._announce = [Multiaddr(address) for address in announce]
         self._expanded: dict[tuple[Multiaddr, ...], list[Multiaddr]] = {}
-        self.host = GuardedHost(self.swarm, traffic, self._addresses, owner.on_identified)
-        self.gossip = Gossip(self.host, identity.sign, topics, traffic, owner.penalise)
+        self.host = GuardedHost(
+            self.swarm, traffic, self._addresses, owner.on_identified, owner.penalise
+        )
+        router = Router(owner.is_chosen, owner.penalise)
+        self.gossip = Gossip(self.host, router, identity.sign, topics, traffic, owner.penalise)
         self.discovery = Discovery(self.host, book, member_protocol, traffic)
         self._stop = trio.Event()
 
@@ -119,14 +126,16 @@ class Stack:
             self._check_listening(listen)
             for part in (self.discovery.dht, self.gossip, self.gossip.router):
                 await stack.enter_async_context(background_trio_service(part))
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(service)
-                task_status.started()
-                await self._stop.wait()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(service)
+                    task_status.started()
+                    await self._stop.wait()
+                    nursery.cancel_scope.cancel()
+            finally:
                 shelter.deadline = trio.current_time() + limits.STOP_S
-                nursery.cancel_scope.cancel()
-            await self.swarm.hang_up_all()
-            await self.host.close()
+                await self.swarm.hang_up_all()
+                await self.host.close()
 
     def _check_listening(self, listen: Sequence[str]) -> None:
         if len(self.swarm.listeners) < len(set(listen)):

@@ -7,17 +7,20 @@ for the life of the node), and its missing bans.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol
+from weakref import WeakSet
 
 import trio
-from libp2p.abc import IMuxedConn, INetConn, IRawConnection
+from libp2p.abc import IMuxedConn, INetConn, IRawConnection, ISecureConn
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_keys
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.abc import ReadWriteCloser
+from libp2p.io.trio import TrioTCPStream
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
@@ -26,6 +29,7 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
+from libp2p.rcmgr import Direction
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.transport.exceptions import OpenConnectionError
@@ -34,7 +38,11 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from primed.p2p import addresses, limits
+from primed.p2p.bulk.sockets import TLS_RECORD, release
+from primed.p2p.doorkeeper import Doorkeeper, Place
 from primed.p2p.muxer import BoundedMuxers, BoundedYamux
+from primed.p2p.network import Traffic
+from primed.p2p.sockets import BufferedTCP, remote_of
 from primed.p2p.streams import root_cause
 
 
@@ -46,57 +54,40 @@ class Policy(Protocol):
     def known_addresses(self, peer: bytes) -> Sequence[str]:
         """Where to dial a peer, best first, without /p2p/."""
 
+    def on_secured(self, peer: bytes) -> None:
+        """A new inbound connection has proven to be this peer's."""
 
-class Doorkeeper:
-    """Counts inbound connections per IP and subnet. Pure."""
-
-    def __init__(self, profile: limits.Profile) -> None:
-        self._profile = profile
-        self._by_ip: Counter[str] = Counter()
-        self._by_subnet: Counter[str] = Counter()
-
-    def enter(self, ip: str) -> bool:
-        """Take a place, if there is one; to be given back by `leave`."""
-        subnet = addresses.subnet(ip)
-        if (
-            self._by_ip.total() >= self._profile.connections
-            or self._by_ip[ip] >= self._profile.inbound_per_ip
-            or self._by_subnet[subnet] >= self._profile.inbound_per_subnet
-        ):
-            return False
-        self._by_ip[ip] += 1
-        self._by_subnet[subnet] += 1
-        return True
-
-    def leave(self, ip: str) -> None:
-        for counter, key in ((self._by_ip, ip), (self._by_subnet, addresses.subnet(ip))):
-            counter[key] -= 1
-            if counter[key] <= 0:
-                del counter[key]
+    def on_bulk_socket(self, sock: socket.socket, ip: str) -> None:
+        """Take over an inbound socket that begins like TLS."""
 
 
 class GuardedSwarm(Swarm):
     """TCP, Noise and Yamux; nothing else is offered or accepted."""
 
-    def __init__(self, keys: KeyPair, profile: limits.Profile, policy: Policy) -> None:
+    def __init__(
+        self, keys: KeyPair, profile: limits.Profile, policy: Policy, traffic: Traffic
+    ) -> None:
+        self._sockets: WeakSet[BufferedTCP] = WeakSet()
         peer_id = ID.from_pubkey(keys.public_key)
         peerstore = PeerStore(max_peers=limits.PEERS_KNOWN)
         peerstore.add_key_pair(peer_id, keys)
         noise = NoiseTransport(keys, noise_privkey=create_noise_keys().private_key)
-        upgrader = TransportUpgrader({NOISE: noise}, {})
-        upgrader.muxer_multistream = BoundedMuxers()
+        upgrader = _Upgrader(noise, policy.on_secured)
         super().__init__(
             peer_id,
             peerstore,
             upgrader,
-            transports=[_TimedTCP(dns_max_retries=1)],
+            transports=[_TimedTCP(self._source_for, self._sockets)],  # also `knock`'s
             retry_config=RetryConfig(max_retries=0),
             connection_config=_connection_config(profile),
         )
         self.auto_connector = _NoAutoConnector(self)
         self._policy = policy
-        self._doorkeeper = Doorkeeper(profile)
+        self._traffic = traffic
+        self._doorkeeper = Doorkeeper(replace(profile, connections=profile.inbound))
+        self._inbound: dict[Place, BufferedTCP] = {}
         self._dial_locks: dict[ID, trio.Lock] = {}
+        self._dialled: dict[ID, str] = {}  # the address that worked
 
     async def dial_peer(self, peer_id: ID) -> list[INetConn]:
         """Connect by the first address that works; concurrent callers share one dial."""
@@ -116,18 +107,70 @@ class GuardedSwarm(Swarm):
         for address in self._policy.known_addresses(peer_id.to_bytes())[: limits.ADDRESSES_TRIED]:
             try:
                 with trio.fail_after(limits.DIAL_S + limits.UPGRADE_S):
-                    return await self.dial_addr(Multiaddr(address), peer_id)
+                    connection = await self.dial_addr(Multiaddr(address), peer_id)
+                    self._dialled[peer_id] = address
+                    return connection
             except (BaseLibp2pError, ValueError) as error:
                 reason = f"{address}: {root_cause(error)}"
             except trio.TooSlowError:
                 reason = f"{address}: no handshake in time"
         raise SwarmException(reason)
 
+    def _source_for(self, ip: str) -> str | None:
+        """The IP we listen at, if there is one of this kind and it is not all of them."""
+        kind = addresses.kind_of(ip)
+        listening = {a.split("/")[2] for a in self.listeners}
+        mine = [own for own in listening if addresses.kind_of(own) == kind]
+        return mine[0] if len(mine) == 1 else None
+
+    async def knock(self, peer: bytes, ip: str, port: int) -> None:
+        """Whether this peer answers there: TCP and Noise, then hang up. Raises SwarmException."""
+        address, raw = Multiaddr(addresses.at(ip, port)), None
+        transport = self.transport_manager.transport_for_dialing(address)
+        assert transport is not None
+        try:
+            with trio.fail_after(limits.DIAL_S + limits.UPGRADE_S):
+                raw = await transport.dial(address)
+                await self.upgrader.upgrade_security(raw, True, ID(peer))
+        except (BaseLibp2pError, trio.TooSlowError, OSError, ValueError, EOFError) as error:
+            raise SwarmException(f"{address}: {root_cause(error)}") from error
+        finally:
+            if raw is not None:
+                with trio.CancelScope(shield=True), suppress(BaseLibp2pError):
+                    await raw.close()
+
+    def ip_of(self, peer: bytes) -> str | None:
+        """Where a connected peer is, by our direct connection to it."""
+        for connection in self.get_connections(ID(peer)):
+            if isinstance(muxed := connection.muxed_conn, BoundedYamux):
+                remote = muxed.secured_conn.get_remote_address()
+                if remote is not None and not connection.is_closed:
+                    return remote[0]
+        return None
+
+    def dialled_address(self, peer: bytes) -> str | None:
+        """Where our live outbound connection to a peer leads."""
+        if Direction.OUTBOUND not in self._directions(peer):
+            return None
+        return self._dialled.get(ID(peer))
+
+    def is_dialled_by(self, peer: bytes) -> bool:
+        return Direction.INBOUND in self._directions(peer)
+
+    def _directions(self, peer: bytes) -> set[Direction]:
+        live = (c for c in self.get_connections(ID(peer)) if not c.is_closed)
+        return {c.direction for c in live if isinstance(c, SwarmConn)}
+
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         if self._policy.is_banned(muxed_conn.peer_id.to_bytes()):
             await muxed_conn.close()
             raise SwarmException("banned peer")
-        connection = await super().add_conn(muxed_conn, direction)
+        try:
+            connection = await super().add_conn(muxed_conn, direction)
+        except BaseException:  # cancelled, say: the library would leave the socket open
+            if isinstance(muxed_conn, BoundedYamux):
+                await muxed_conn.hang_up()
+            raise
         if self._policy.is_banned(muxed_conn.peer_id.to_bytes()):  # meanwhile
             await connection.close()
             raise SwarmException("banned peer")
@@ -143,20 +186,52 @@ class GuardedSwarm(Swarm):
     async def _handle_inbound_connection(
         self, read_write_closer: ReadWriteCloser, maddr: Multiaddr
     ) -> None:
-        remote = read_write_closer.get_remote_address()
-        if remote is None or not self._doorkeeper.enter(remote[0]):
-            await read_write_closer.close()
-            return
+        """Lives as long as the connection, which gives its place back by returning."""
+        assert isinstance(read_write_closer, TrioTCPStream)  # our one transport
+        stream = read_write_closer.stream
         try:
-            connection = RawConnection(read_write_closer, False)
-            muxed = await self.upgrade_inbound_raw_conn(connection, maddr)
+            ip = remote_of(stream)[0]
+        except OSError:  # gone already
+            ip = ""
+        place = self._admit(ip) if ip else None
+        if place is None:
+            self._traffic.refused_connections += 1
+            await trio.aclose_forcefully(stream)
+            return
+        self._inbound[place] = inbound = BufferedTCP(stream)
+        self._sockets.add(inbound)
+        try:
+            if await self._is_for_bulk(inbound, ip):
+                return
+            muxed = await self.upgrade_inbound_raw_conn(RawConnection(inbound, False), maddr)
             if isinstance(muxed, BoundedYamux):
                 await muxed.event_closed.wait()
         finally:
-            self._doorkeeper.leave(remote[0])
+            self._doorkeeper.leave(place)
+            self._inbound.pop(place, None)
             with suppress(BaseLibp2pError), trio.move_on_after(1.0) as scope:
                 scope.shield = True
-                await read_write_closer.close()
+                await inbound.close()
+
+    def _admit(self, ip: str) -> Place | None:
+        now_s = trio.current_time()
+        if place := self._doorkeeper.enter(ip, now_s):
+            return place
+        if leaving := self._doorkeeper.who_should_go(ip, now_s):
+            self._traffic.evicted_connections += 1
+            self._doorkeeper.leave(leaving)
+            self._inbound.pop(leaving).stream.socket.close()  # its reader notices and cleans up
+            return self._doorkeeper.enter(ip, now_s)
+        return None
+
+    async def _is_for_bulk(self, inbound: BufferedTCP, ip: str) -> bool:
+        """Give sockets that begin like TLS away; others, and silent ones, go on to libp2p."""
+        with trio.move_on_after(limits.UPGRADE_S), suppress(OSError):
+            first = await inbound.stream.socket.recv(1, socket.MSG_PEEK)
+            if first == TLS_RECORD:
+                self._policy.on_bulk_socket(release(inbound.stream), ip)
+                return True
+        return False
 
     async def hang_up_all(self) -> None:
         """Close every connection at once; the library does it one by one, 200 ms each."""
@@ -164,9 +239,42 @@ class GuardedSwarm(Swarm):
             for connection in self.get_connections():
                 nursery.start_soon(self._close_connection_async, connection)
 
+    def close_sockets(self) -> None:
+        """At the very end: those of connections that were being made when all was cancelled."""
+        for tcp in self._sockets:
+            tcp.stream.socket.close()
+
+
+class _Upgrader(TransportUpgrader):
+    """Tells who proved an identity on an inbound connection, before anything else is agreed on."""
+
+    def __init__(self, noise: NoiseTransport, on_secured: Callable[[bytes], None]) -> None:
+        super().__init__({NOISE: noise}, {})
+        self.muxer_multistream = BoundedMuxers()
+        self._on_secured = on_secured
+
+    async def upgrade_security(
+        self, raw_conn: IRawConnection, is_initiator: bool, peer_id: ID | None = None
+    ) -> ISecureConn:
+        secured = await super().upgrade_security(raw_conn, is_initiator, peer_id)
+        if not is_initiator:
+            self._on_secured(secured.get_remote_peer().to_bytes())
+        return secured
+
 
 class _TimedTCP(TCP):
-    """TCP that does not wait minutes for a host that drops packets."""
+    """TCP that does not wait minutes for a host that drops packets.
+
+    Dials from the IP we listen at, if that is one in particular: peers then see the address that
+    they can reach us by.
+    """
+
+    def __init__(
+        self, source_for: Callable[[str], str | None], sockets: WeakSet[BufferedTCP]
+    ) -> None:
+        super().__init__(dns_max_retries=1)
+        self._source_for = source_for
+        self._sockets = sockets
 
     async def dial(self, maddr: Multiaddr) -> IRawConnection:
         try:
@@ -174,6 +282,20 @@ class _TimedTCP(TCP):
                 return await super().dial(maddr)
         except trio.TooSlowError as error:
             raise OpenConnectionError(f"{maddr}: no answer in {limits.DIAL_S:.0f} s") from error
+
+    async def _dial_resolved(
+        self, maddr: Multiaddr, source: tuple[str, int] | None = None
+    ) -> IRawConnection:
+        host, port = str(maddr).split("/")[2:5:2]
+        try:
+            stream = await trio.open_tcp_stream(
+                host, int(port), local_address=self._source_for(host)
+            )
+        except (OSError, ValueError) as error:
+            raise OpenConnectionError(f"{maddr}: {root_cause(error)}") from error
+        outbound = BufferedTCP(stream)
+        self._sockets.add(outbound)
+        return RawConnection(outbound, True)
 
 
 class _NoAutoConnector(AutoConnector):

@@ -3,11 +3,13 @@
 Each stream carries one request at a time, so no task runs behind the caller's back and a response
 needs no dispatching. A stream that fails is dropped; if it had been idle (the peer may have
 restarted meanwhile) the request is repeated once on a fresh one, hence requests are idempotent.
+We never ask faster than the other side allows: we keep the same bucket as it does, a little slower.
 Peers' faults are charged here before the error reaches the caller.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -16,10 +18,18 @@ import trio
 from msgspec import Raw, Struct
 from msgspec.msgpack import Decoder
 
+from primed.p2p.buckets import TokenBucket
 from primed.p2p.errors import MID, RemoteError
 from primed.p2p.network import Network, PeerId
 from primed.protocols.framing import Framed, decode, encode
-from primed.protocols.limits import CLIENT_STREAMS_PER_PEER, FRAME_MAX_BYTES, IDLE_S
+from primed.protocols.limits import (
+    CLIENT_STREAMS_PER_PEER,
+    FRAME_MAX_BYTES,
+    IDLE_S,
+    PEERS_TRACKED,
+    REQUESTS_BURST,
+    REQUESTS_PER_S,
+)
 from primed.protocols.rpc import (
     Attachment,
     Refused,
@@ -31,6 +41,7 @@ from primed.protocols.rpc import (
 
 T = TypeVar("T")
 Receive = Callable[[Attachment], Awaitable[None]]
+_SLOWER = 0.9  # our clock and the other's do not run alike
 
 
 class _StaleStream(RemoteError):
@@ -48,12 +59,16 @@ class Client(Generic[T]):
         responses: Decoder[T],
         *,
         frame_max_bytes: int = FRAME_MAX_BYTES,
+        burst: float = REQUESTS_BURST,
+        per_s: float = REQUESTS_PER_S,
     ) -> None:
         self._network = network
         self._protocol = protocol
         self._responses = responses
         self._frame_max_bytes = frame_max_bytes
         self._idle: dict[PeerId, list[Framed]] = {}
+        self._burst, self._per_s = burst, per_s * _SLOWER
+        self._buckets: OrderedDict[PeerId, TokenBucket] = OrderedDict()  # also across reconnects
         self._slots: dict[PeerId, trio.CapacityLimiter] = {}
         self._next_id = 0
         network.on_peer(self._forget_on_disconnect)
@@ -98,6 +113,7 @@ class Client(Generic[T]):
 
     async def _exchange(self, frames: Framed, call: _Call, *, reused: bool) -> T:
         try:
+            await self._pace(frames.peer)
             head, body = await self._round_trip(frames, call, reused)
         except BaseException:
             await frames.reset()
@@ -109,6 +125,15 @@ class Client(Generic[T]):
             )
         assert body is not None
         return body
+
+    async def _pace(self, peer: PeerId) -> None:
+        now_s = trio.current_time()
+        bucket = self._buckets.pop(peer, None) or TokenBucket(self._burst, self._per_s, now_s)
+        self._buckets[peer] = bucket
+        if len(self._buckets) > PEERS_TRACKED:
+            self._buckets.popitem(last=False)
+        if delay_s := bucket.delay(now_s):
+            await trio.sleep(delay_s)
 
     async def _round_trip(
         self, frames: Framed, call: _Call, reused: bool

@@ -2,30 +2,35 @@
 
 `answer(peer, message, attachment)` returns a Reply or raises Refused; a RemoteError from it is
 answered with bad_request and charged to the peer; any other exception is ours and ends the stream
-at the host's border. A peer that asks too often waits (token bucket), it is not told off.
+at the host's border. A peer that asks too often waits (token bucket), it is not told off; and all
+peers together wait for one more bucket, which all servers of a network share.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 import trio
 from msgspec import Raw, Struct
 from msgspec.msgpack import Decoder
 
+from primed.p2p.buckets import TokenBucket
 from primed.p2p.errors import LOW, MID, RemoteError
 from primed.p2p.network import Network, PeerId, Stream
 from primed.protocols.framing import Framed, decode, encode
 from primed.protocols.limits import (
+    ALL_REQUESTS_BURST,
+    ALL_REQUESTS_PER_S,
     ANSWERS_IN_FLIGHT,
     PEERS_TRACKED,
     REQUESTS_BURST,
     REQUESTS_PER_S,
+    STREAM_IDLE_S,
     STREAMS_PER_PEER,
 )
 from primed.protocols.rpc import (
@@ -52,18 +57,7 @@ class Reply:
 Answer = Callable[[PeerId, T, Attachment], Awaitable[Reply]]
 
 
-class TokenBucket:
-    """How long a caller has to wait. Pure: the time is passed in."""
-
-    def __init__(self, burst: float, per_s: float, now: float) -> None:
-        self._burst, self._per_s = burst, per_s
-        self._tokens, self._at = burst, now
-
-    def delay(self, now: float) -> float:
-        """Takes a token and returns the seconds until it is there (0 while the burst lasts)."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s) - 1
-        self._at = now
-        return max(0.0, -self._tokens / self._per_s)
+_everybody: WeakKeyDictionary[Network, TokenBucket] = WeakKeyDictionary()
 
 
 class Server(Generic[T]):
@@ -100,7 +94,7 @@ class Server(Generic[T]):
             return
         self._streams[peer] += 1
         try:
-            while data := await frames.read(self._frame_max_bytes, first_byte_s=math.inf):
+            while data := await frames.read(self._frame_max_bytes, first_byte_s=STREAM_IDLE_S):
                 await self._pace(peer)
                 if not await self._respond(frames, data):
                     break
@@ -150,6 +144,12 @@ class Server(Generic[T]):
         if len(self._buckets) > PEERS_TRACKED:
             self._buckets.popitem(last=False)
         if delay := bucket.delay(trio.current_time()):
+            await trio.sleep(delay)
+        everybody = _everybody.get(self._network)
+        if everybody is None:
+            everybody = TokenBucket(ALL_REQUESTS_BURST, ALL_REQUESTS_PER_S, trio.current_time())
+            _everybody[self._network] = everybody
+        if delay := everybody.delay(trio.current_time(), REQUESTS_PER_S / self._per_s):
             await trio.sleep(delay)
 
     def _charge(self, peer: PeerId, error: RemoteError) -> None:

@@ -2,27 +2,28 @@
 
 Started by the daemon's supervisor with one inherited socket. Reads requests one by one, answers
 each with one reply, and leaves when the socket closes. What goes wrong becomes a typed Failed:
-the run or machine (bad_config), a file (bad_input), memory (oom), or us (bug). Torch is loaded
+the run or machine (bad_config), a file (bad_input), memory (oom), a full disk (disk), or us (bug). Torch is loaded
 only when Configure says what the child is for.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import socket
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 from primed.training.errors import BadConfig, BadInput
 from primed.training.messages import Configure, Failed, Ready, Reply, Request
 from primed.training.pipe import Pipe, Pulse
 
-NICENESS = 5  # network and user come first
 MESSAGE_MAX = 2000
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # or this user's part of it
 
 
 class Server(Protocol):
@@ -39,7 +40,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="primed.training.child")
     parser.add_argument("--fd", type=int, required=True)
     arguments = parser.parse_args()
-    os.nice(NICENESS)
     serve(Pipe(socket.socket(fileno=arguments.fd)))
 
 
@@ -66,6 +66,7 @@ def _configure(request: Configure) -> tuple[Server | None, Reply]:
     made: list[Server] = []
 
     def make() -> Reply:
+        os.nice(max(0, request.niceness - os.nice(0)))
         module = importlib.import_module(f"primed.training.children.{request.kind}")
         made.append(cast(Server, module.configure(request)))
         return made[0].ready(request.id)
@@ -93,6 +94,10 @@ def _supervised(request_id: int, work: Callable[[], Reply]) -> Reply:
         return Failed(request_id, "bad_config", _text(error))
     except MemoryError as error:
         return Failed(request_id, "oom", _text(error), fatal=True)
+    except OSError as error:
+        traceback.print_exc(file=sys.stderr)
+        kind: Literal["disk", "bug"] = "disk" if error.errno in _DISK_FULL else "bug"
+        return Failed(request_id, kind, _text(error))
     except Exception as error:  # noqa: BLE001  the child's border
         traceback.print_exc(file=sys.stderr)  # the supervisor keeps it in the child's log
         if _is_out_of_memory(error):

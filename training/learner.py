@@ -24,9 +24,9 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from primed.training import alarms, deltas, grpo, lessons, models, packing, weights
 from primed.training.environments import Environment
 from primed.training.errors import BadInput
+from primed.training.messages import FORWARD_TOKENS
 from primed.verify.runspec import RunSpec
 
-FORWARD_TOKENS = 16_384  # packed tokens a forward pass: bounds memory, not the result's meaning
 EPSILON = 1e-8  # AdamW's
 _FORMAT = "primed-learner-state/1"
 
@@ -46,6 +46,7 @@ class StepFiles:
     out_state: Path
     out_weights: Path
     out_delta: Path
+    forward_tokens: int = FORWARD_TOKENS  # bounds memory; sums may differ in their last bits
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Learner:
         model = models.build(self._spec.model)
         models.fill(model, start.master)
         reference = models.load(self._spec.model, files.reference)
-        metrics = _accumulate(model, reference, lesson.samples, self._spec)
+        metrics = _accumulate(model, reference, lesson.samples, self._spec, files.forward_tokens)
         metrics["grad_norm"] = self._clipped(model)
         metrics["reward_mean"] = lesson.reward_mean
         if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
@@ -159,11 +160,17 @@ def _accumulate(
     reference: LlamaForCausalLM,
     samples: Sequence[packing.Sample],
     spec: RunSpec,
+    forward_tokens: int,
 ) -> dict[str, float]:
-    """Gradient of the mean loss over the completion tokens of `samples`, and its metrics."""
+    """Gradient of the mean loss over the completion tokens of `samples`, and its metrics.
+
+    A forward pass takes rows of at most forward_tokens together; below one row of max_tokens the
+    rows get shorter too, down to the longest sample."""
     budget = max(1, sum(sample.completion_tokens for sample in samples))
-    rows = packing.rows_of([len(sample.tokens) for sample in samples], spec.training.max_tokens)
-    at_once = max(1, FORWARD_TOKENS // spec.training.max_tokens)
+    lengths = [len(sample.tokens) for sample in samples]
+    width = max(min(spec.training.max_tokens, forward_tokens), max(lengths, default=1))
+    rows = packing.rows_of(lengths, width)
+    at_once = max(1, forward_tokens // width)
     totals = dict.fromkeys(("loss", "kl", "mismatch_kl", "entropy", "clip_fraction"), 0.0)
     ratio_max = 0.0
     for at in range(0, len(rows), at_once):

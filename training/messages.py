@@ -15,6 +15,7 @@ from msgspec import Struct
 ChildKind = Literal["engine", "learner", "verifier"]
 MESSAGE_MAX_BYTES = 16 * 1024 * 1024
 HEARTBEAT_S = 1.0
+FORWARD_TOKENS = 16_384  # packed tokens a forward pass, unless memory asks for fewer
 
 
 class _Message(Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,6 +34,7 @@ class Configure(_Message, frozen=True, tag=True):
     run_id: bytes
     peer: bytes  # this node's peer id
     threads: int = 1
+    niceness: int = 5  # network and user come first
     dishonest: bool = False  # only honoured for a toy run: see primed.training.dishonest
 
 
@@ -50,13 +52,15 @@ class Materialise(_Message, frozen=True, tag=True):
 
 
 class Generate(_Message, frozen=True, tag=True):
-    """Engine: load the version if it is not loaded, generate one batch, write it to out_path."""
+    """Engine: load the version if it is not loaded, generate one batch, write it to out_path.
+    `rows_max` bounds how many sequences are decoded at once (0: no bound): memory, not meaning."""
 
     id: int
     counter: int
     version: bytes
     weights_path: str
     out_path: str
+    rows_max: int = 0
 
 
 class Inspect(_Message, frozen=True, tag=True):
@@ -84,7 +88,8 @@ class Check(_Message, frozen=True, tag=True):
 
 class Train(_Message, frozen=True, tag=True):
     """Learner: one optimiser step from `state_path` (None: from base_path) over these batches.
-    Writes state, weights, delta and, if asked, nothing else; every file is synced before the reply."""
+    Writes state, weights, delta and, if asked, nothing else; every file is synced before the reply.
+    `forward_tokens` bounds a forward pass: memory, not meaning."""
 
     id: int
     step: int  # the step being made: parent's step + 1
@@ -95,6 +100,7 @@ class Train(_Message, frozen=True, tag=True):
     out_state_path: str
     out_weights_path: str
     out_delta_path: str
+    forward_tokens: int = FORWARD_TOKENS
 
 
 Request = Configure | Materialise | Generate | Inspect | Check | Train
@@ -174,7 +180,7 @@ class Failed(_Message, frozen=True, tag=True):
     """The request could not be served; the child stays up unless fatal."""
 
     id: int
-    kind: Literal["bad_config", "bad_input", "oom", "bug"]
+    kind: Literal["bad_config", "bad_input", "oom", "disk", "bug"]
     message: str
     fatal: bool = False
 

@@ -9,7 +9,7 @@ a sequence cannot reach it and no mask is needed.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ class TorchEngine:
     """primed.training.engine.Engine in this process. `load` before anything else."""
 
     profile = "fp32/torch/cpu"
+    rows_max = 0  # sequences decoded at once; 0: all of one prompt length
 
     def __init__(self, model: ModelSpec, proof: ProofSpec, eos: int) -> None:
         self._spec = model
@@ -68,12 +69,18 @@ class TorchEngine:
         for index, prompt in enumerate(prompts):
             by_length[len(prompt)].append(index)
         steps: list[_Step] = []
-        for indices in by_length.values():
+        for indices in self._parts(by_length.values()):
             ids = torch.tensor([list(prompts[i]) for i in indices])
             own = np.array(indices)
             own_seeds = np.array([seeds[i] for i in indices], np.uint64)
             steps += self._decode(ids, own, own_seeds, max_new_tokens, temperature)
         return self._completions(steps)
+
+    def _parts(self, groups: Iterable[list[int]]) -> Iterator[list[int]]:
+        """The groups, cut to at most rows_max sequences."""
+        for group in groups:
+            rows = self.rows_max or len(group)
+            yield from (group[at : at + rows] for at in range(0, len(group), rows))
 
     def _decode(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from primed.node.cli.options import COMMON, Common, print_json, split_list
+from primed.node.local_views import InitView, ReleaseView
 from primed.p2p.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ Listen = Annotated[list[str] | None, Parameter(help=f"Where to listen. {_ADDRESS
 Bootstrap = Annotated[list[str] | None, Parameter(help=f"Peers to find the swarm by. {_ADDRESS}")]
 Roles = Annotated[list[str] | None, Parameter(help="Roles to hold, or auto.")]
 Profile = Annotated[
-    Literal["home", "server", "lowpower"] | None, Parameter(help="How many connections to keep.")
+    Literal["home", "server", "lowpower"] | None,
+    Parameter(help="How much of machine and network to take."),
 ]
 Threads = Annotated[int | None, Parameter(help="CPU threads of each child process.")]
 
@@ -53,7 +56,7 @@ def init(
     is_new = not paths.identity.exists()
     peer = peerid.to_text((identity.create if is_new else identity.load)(paths.identity).peer)
     if common.json:
-        print_json({"peer": peer, "data_dir": str(paths.root), "settings": str(paths.config)})
+        print_json(InitView(peer=peer, data_dir=str(paths.root), settings=str(paths.config)))
         return
     print(f"peer id   {peer}\nsettings  {paths.config}\nnext      primed start{_option(common)}")
 
@@ -110,13 +113,14 @@ def _run_daemon(common: Common, flags: dict[str, Any], join: str | None) -> None
         make = identity.load if paths.identity.exists() else identity.create
         me = make(paths.identity)
         log_path = paths.logs / "daemon.log"
-        with logging_to(log_path, level=config.log_level, style=config.log_format):
+        with logging_to(log_path, level=config.log_level, style=config.log_format) as limit:
             from primed.node.daemon import run_daemon  # libp2p: a second of CPU
 
-            run_daemon(config, paths, me, invite, lambda view: _announce(view, common))
+            announce = functools.partial(_announce, common)
+            run_daemon(config, paths, me, invite, announce, lambda: limit.total_left_out)
 
 
-def _announce(view: StatusView, common: Common) -> None:
+def _announce(common: Common, view: StatusView) -> None:
     """Called by the daemon once it is up."""
     if common.json:
         print_json(view)
@@ -155,7 +159,7 @@ def version(*, common: Common = COMMON) -> None:
     """Print the version."""
     text = installed_version()
     if common.json:
-        print_json({"version": text})
+        print_json(ReleaseView(version=text))
     else:
         print(text)
 

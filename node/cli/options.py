@@ -11,7 +11,6 @@ from cyclopts import Parameter
 
 from primed.node.cli.client import Client
 from primed.node.paths import Paths, find_paths
-from primed.node.views import View
 
 
 @Parameter(name="*")
@@ -36,7 +35,7 @@ class Common:
 COMMON = Common()
 
 
-def show_json(view: View, common: Common) -> bool:
+def show_json(view: msgspec.Struct, common: Common) -> bool:
     """Print the view as JSON if that was asked for; whether it was."""
     if common.json:
         print_json(view)

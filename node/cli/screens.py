@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from primed.node.cli.text import clean, count, duration, print_table, styled
+from primed.node.local_views import BundleView, DoctorView
 from primed.node.views import (
     ChildView,
     PeersView,
@@ -24,6 +25,8 @@ _STYLE = {
     "alone": "yellow",
     "connecting": "yellow",
     "restarting": "yellow",
+    "warn": "yellow",
+    "fail": "red",
 }
 
 
@@ -33,6 +36,8 @@ def print_status(view: StatusView, *, with_waits: bool) -> None:
     print(f"  up {duration(view.uptime_s)}, process {view.pid}, {clean(view.data_dir)}")
     state, peers = _state(network.state), count(network.peers, "peer")
     print(f"  network {state}, {peers}: {clean(network.reason)}")
+    if view.state != "ok":
+        print(f"  {styled(view.state, 'yellow')}")
     for run in view.runs:
         _print_run_line(run)
     for role in view.roles:
@@ -74,7 +79,8 @@ def _print_child(child: ChildView) -> None:
 
 def _print_waits(waits: Iterable[WaitView]) -> None:
     for wait in waits:
-        times = f"since {duration(wait.since_s)}, at most {duration(wait.deadline_s)} more"
+        left = f"at most {duration(wait.deadline_s)} more" if wait.deadline_s > 0 else "overdue"
+        times = f"since {duration(wait.since_s)}, {left}"
         print(clean(f"  waits for {wait.name} ({wait.waiting_for}) {times}"))
 
 
@@ -87,10 +93,11 @@ def print_peers(view: PeersView) -> None:
             f"{peer.score:.0f}",
             ", ".join(peer.roles),
             peer.addresses[0] if peer.addresses else "",
+            f"{peer.lane}: {peer.lane_reason}" if peer.lane_reason else peer.lane,
         )
         for peer in view.peers
     ]
-    columns = ("peer", "way", "since", "score", "roles", "address")
+    columns = ("peer", "way", "since", "score", "roles", "address", "lane")
     print_table(columns, rows, "no peers: primed status says why")
 
 
@@ -172,6 +179,25 @@ def print_verdicts(view: VerdictsView) -> None:
         rows.append((*who, item.outcome, item.reason, measured))
     columns = ("worker", "batch", "verifier", "outcome", "reason", "measured")
     print_table(columns, rows, "no verdicts yet")
+
+
+def print_doctor(view: DoctorView) -> None:
+    rows = [(check.result, check.id, check.evidence) for check in view.checks]
+    print_table(("result", "check", "found"), rows, "")
+    for check in view.checks:
+        if check.remedy:
+            print(f"{styled(check.id, _STYLE[check.result])}: {clean(check.remedy)}")
+    warnings, failures = count(view.warnings, "warning"), count(view.failures, "failure")
+    print(f"{failures}, {warnings}" + ("" if view.daemon else "; no daemon was asked"))
+
+
+def print_bundle(view: BundleView) -> None:
+    print(f"{view.file}  ({view.size_bytes} bytes, {count(len(view.members), 'file')})")
+    print("left out or replaced:")
+    for line in view.redacted:
+        print(f"  {clean(line)}")
+    for name in view.dropped:
+        print(styled(f"  {name}: this node's key was in it; it is not in the archive", "red"))
 
 
 def trend(run: RunView) -> str:

@@ -28,6 +28,11 @@ def clean(text: object) -> str:
     return "".join(char if char.isprintable() else "?" for char in str(text))
 
 
+def clean_lines(text: str) -> str:
+    """The same for a text of several lines."""
+    return "\n".join(map(clean, text.split("\n")))
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], otherwise: str) -> None:
     """Columns as wide as they need to be, the last one open; `otherwise` if there are no rows."""
     cells = [[clean(cell) for cell in row] for row in rows]

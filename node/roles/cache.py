@@ -54,7 +54,8 @@ class Cache:
 
     async def _pull(self, payload: Payload, learner: bytes) -> None:
         name = f"payload {payload.root.hex()[:8]}"
-        with self._part.waits.named(name, f"{payload.size_bytes} bytes from peers", PAYLOAD_S):
+        describe = self._part.shardcast.describe
+        with self._part.waits.named(name, lambda: describe(payload), PAYLOAD_S):
             with trio.move_on_after(PAYLOAD_S):
                 try:
                     self._part.shardcast.expect(payload, learner)

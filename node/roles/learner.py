@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import structlog
 import trio
 
 from primed.node.participation import Participation
 from primed.node.policies import PolicyUnavailable
 from primed.node.roles.inspections import Inspections
+from primed.node.roles.memory import OutOfMemory, Portion
 from primed.node.supervisor import Child, ChildFailed
 from primed.node.views import RoleView
 from primed.protocols.disk import on_disk
-from primed.training.messages import Train, Trained
+from primed.training.messages import FORWARD_TOKENS, Train, Trained
 from primed.verify.cases import Case
 from primed.verify.runspec import Role
 from primed.verify.statements import Manifest, version_of
@@ -40,6 +42,7 @@ class Learner:
         self._inspections = Inspections(part, child)
         self._state = "starting"
         self._reason = ""
+        self._portion = Portion(FORWARD_TOKENS)
         self._folder = part.folder / "learner"
         self._folder.mkdir(mode=0o700, exist_ok=True)
 
@@ -54,6 +57,9 @@ class Learner:
             while not self._part.is_finished():
                 try:
                     await self._one_step()
+                except OutOfMemory as error:
+                    self._say("stopped", str(error))
+                    await self._part.rest("learner", str(error))
                 except (ChildFailed, PolicyUnavailable) as error:
                     self._say("waiting", str(error))
                     _log.warning("no step", reason=str(error))
@@ -135,7 +141,7 @@ class Learner:
         policies, base = self._part.policies, self._part.lineages.base
         assert base is not None
         self._say("training", f"step {step} on {len(chosen)} batches")
-        request = Train(
+        train = Train(
             id=0,
             step=step,
             parent_path=str(await policies.ensure(parent, self._child)),
@@ -146,7 +152,13 @@ class Learner:
             out_weights_path=str(self._file("weights", step)),
             out_delta_path=str(self._file("delta", step)),
         )
-        return await self._child.ask(request, Trained, timeout_s=TRAIN_S, name=f"step {step}")
+
+        def request(tokens: int) -> Train:
+            return msgspec.structs.replace(train, forward_tokens=tokens)
+
+        return await self._portion.ask(
+            self._child, request, Trained, timeout_s=TRAIN_S, name=f"step {step}"
+        )
 
     def _file(self, what: str, step: int) -> Path:
         return self._folder / f"{what}-{step}"

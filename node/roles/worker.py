@@ -14,6 +14,7 @@ import trio
 
 from primed.node.participation import Participation
 from primed.node.policies import PolicyUnavailable
+from primed.node.roles.memory import OutOfMemory, Portion
 from primed.node.supervisor import Child, ChildFailed
 from primed.node.views import RoleView
 from primed.p2p import peerid
@@ -41,6 +42,8 @@ class Worker:
         self._state = "starting"
         self._reason = ""
         self._failed_tries = 0
+        sampling = part.run.spec.sampling
+        self._portion = Portion(sampling.groups * sampling.group_size)
         self._folder = part.folder / "generated"
         self._folder.mkdir(mode=0o700, exist_ok=True)
 
@@ -56,6 +59,9 @@ class Worker:
             try:
                 await self._one_batch()
                 self._failed_tries = 0
+            except OutOfMemory as error:
+                self._say("stopped", str(error))
+                await self._part.rest("worker", str(error))
             except (ChildFailed, PolicyUnavailable, RemoteError) as error:
                 self._say("waiting", str(error))
                 _log.info("no batch", reason=str(error))
@@ -80,7 +86,7 @@ class Worker:
 
     async def _count_failure(self, error: Exception) -> None:
         """A counter whose batch cannot be made is skipped, so that later ones stay contiguous."""
-        if not isinstance(error, ChildFailed) or error.kind not in ("bug", "bad_input", "oom"):
+        if not isinstance(error, ChildFailed) or error.kind not in ("bug", "bad_input"):
             return
         self._failed_tries += 1
         if self._failed_tries >= TRIES:
@@ -133,15 +139,21 @@ class Worker:
         self._say("generating", f"batch {counter} with step {self._part.lineages.step_of(version)}")
         out = self._folder / f"{counter}.batch"
         await self._part.own.begin(counter, version)
-        request = Generate(
-            id=0,
-            counter=counter,
-            version=version,
-            weights_path=str(weights),
-            out_path=str(out),
-        )
+
+        def request(rows: int) -> Generate:
+            return Generate(
+                id=0,
+                counter=counter,
+                version=version,
+                weights_path=str(weights),
+                out_path=str(out),
+                rows_max=rows,
+            )
+
         name = f"batch {counter}"
-        return await self._child.ask(request, Generated, timeout_s=GENERATE_S, name=name)
+        return await self._portion.ask(
+            self._child, request, Generated, timeout_s=GENERATE_S, name=name
+        )
 
     async def _push(self, learner: bytes, made: Generated) -> tuple[Receipt, ...]:
         """Receipts of two holders: the learner and the first others, in rendezvous order. With
@@ -149,7 +161,13 @@ class Worker:
         self._say("pushing", f"batch {made.counter}")
         receipts: dict[bytes, Receipt] = {}
         reasons: dict[bytes, str] = {}
-        with self._part.waits.named(f"holders of batch {made.counter}", "two receipts", PUSH_S):
+
+        def describe() -> str:
+            return "; ".join(
+                [f"two receipts, {len(receipts)} here", *sorted(set(reasons.values()))]
+            )
+
+        with self._part.waits.named(f"holders of batch {made.counter}", describe, PUSH_S):
             with trio.move_on_after(PUSH_S):
                 while True:
                     holders = self._holders(learner, made.counter)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,25 @@ Value = bytes | str | int | float | None
 Row = tuple[Any, ...]
 
 
+@contextmanager
+def query_only(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that cannot write. Raises sqlite3.Error."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
 class Database:
     """Used by the store's modules only."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, migrations: Iterable[Iterable[str]] = MIGRATIONS) -> None:
         self._lock = threading.RLock()
         self._depth = 0
         try:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            self._migrations = tuple(migrations)
             self._connection = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, cached_statements=256
             )
@@ -49,12 +60,12 @@ class Database:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000"):
             self._connection.execute(f"PRAGMA {pragma}")
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version > len(MIGRATIONS):
+        if version > len(self._migrations):
             raise UserError(
                 f"the store {path} was written by a newer primed (schema {version})",
                 "update primed, or use another --data-dir",
             )
-        for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+        for number, statements in enumerate(self._migrations[version:], start=version + 1):
             with self.transaction():
                 for statement in statements:
                     self._connection.execute(statement)

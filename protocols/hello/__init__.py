@@ -9,12 +9,18 @@ Messages (msgpack arrays in frames; see `protocols.rpc` for the envelope)
 
 | request   | answer  | largest            |
 |-----------|---------|--------------------|
-| greet     | greeted | 8 KiB record       |
+| greet     | greeted | 8 KiB a record     |
 | list_runs | runs    | 256 ids            |
 | get_run   | run     | 64 KiB RunSpec     |
 
 Sequence. On connect each side may greet; one exchange informs both. Records are exchanged again
-every 300 s and when ours has changed; a failed greeting is repeated after 5 s while connected.
+every 60 s and when ours has changed; a failed greeting is repeated after 5 s while connected.
+
+Doubles. A record names its session, a random number new at each start. An answer to `greet` shows
+the newest record of another session of the asker's key, if that came within a lease (75 s): only
+the key itself can have signed it. A session that sees another one refreshed is one of two machines
+with one key; the later one ends before it signs anything (node.doppelganger). A second session
+makes the receiver greet that peer at once, so that the first one shows that it lives.
 
 Validation
 - REJECT (charged; bad_request, or a reset stream if malformed): malformed; a record about another

@@ -11,6 +11,7 @@ from primed.protocols.limits import RECORD_MAX_BYTES, RUNS_LISTED
 from primed.verify.runspec import Count, Digest, Peer, Role, Signature, SignedRun
 
 Address = Annotated[str, Meta(min_length=1, max_length=256)]
+Session = Annotated[bytes, Meta(min_length=16, max_length=16)]  # random, new at each start
 ProtocolId = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
@@ -29,6 +30,8 @@ class NodeRecord(_Message, frozen=True):
     profile: Annotated[str, Meta(max_length=200)]  # for example "bf16/torch/cpu"
     sequence: Count
     expires_unix_ms: Count
+    session: Session = bytes(16)
+    since_unix_ms: Count = 0  # when the session began to act; 0: it still looks for its double
 
 
 class SignedRecord(_Message, frozen=True):
@@ -51,7 +54,10 @@ class GetRun(_Message, frozen=True, tag="get_run"):
 
 
 class Greeted(_Message, frozen=True, tag="greeted"):
+    """`other`: a record that the *asker's* key signed in another session, within its lease."""
+
     record: SignedRecord
+    other: SignedRecord | None = None
 
 
 class RunList(_Message, frozen=True, tag="runs"):

@@ -22,10 +22,12 @@ from primed.protocols.hello.messages import (
     ListRuns,
     NodeRecord,
     RunList,
+    SignedRecord,
     requests,
     responses,
 )
 from primed.protocols.hello.records import is_news, open_record, sign_record
+from primed.protocols.hello.sessions import Sessions
 from primed.protocols.limits import (
     GREET_AGAIN_S,
     GREET_RETRY_S,
@@ -42,7 +44,8 @@ GREETINGS_AT_ONCE = 8
 
 
 class Hello:
-    """records: the newest valid record of each peer that was met, at most RECORDS_KEPT."""
+    """records: the newest valid record of each peer that was met, at most RECORDS_KEPT.
+    refusals: why the last greeting of a connected peer failed, by peer."""
 
     def __init__(
         self,
@@ -55,6 +58,9 @@ class Hello:
         """build_record: our own record as of now. runs: the RunSpecs we know, by run id.
         wall_clock: unix milliseconds."""
         self.records: OrderedDict[PeerId, NodeRecord] = OrderedDict()
+        self.refusals: dict[PeerId, str] = {}
+        self._sessions = Sessions()
+        self._other_callbacks: list[Callable[[PeerId, NodeRecord], None]] = []
         self._network = network
         self._build_record = build_record
         self._sign = sign
@@ -70,6 +76,11 @@ class Hello:
     def on_record(self, callback: Callable[[NodeRecord], None]) -> None:
         """Call it with every record that is new or newer than the one known."""
         self._callbacks.append(callback)
+
+    def on_other_session(self, callback: Callable[[PeerId, NodeRecord], None]) -> None:
+        """Call it with (who told, record) when a peer shows a record of our own key that another
+        session signed, not older than a lease."""
+        self._other_callbacks.append(callback)
 
     def announce(self) -> None:
         """Our record has changed: greet all connected peers again now."""
@@ -97,9 +108,21 @@ class Hello:
         if not isinstance(response, Greeted):
             raise self._charged(RemoteError("wrong answer", peer=peer, penalty=MID))
         try:
-            return self._keep(open_record(response.record, peer))
+            self._hear_of_other(peer, response.other)
+            return self._keep(open_record(response.record, peer), response.record)
         except RemoteError as error:
             raise self._charged(error) from None
+
+    def _hear_of_other(self, peer: PeerId, signed: SignedRecord | None) -> None:
+        """Only our own key can have signed it, so nobody can make a double up."""
+        if signed is None:
+            return
+        try:
+            record = open_record(signed, self._network.peer)
+        except RemoteError as error:
+            raise RemoteError(f"about us: {error.reason}", peer=peer, penalty=MID) from None
+        for callback in self._other_callbacks:
+            callback(peer, record)
 
     async def list_runs(self, peer: PeerId) -> tuple[bytes, ...]:
         """Ids of the runs the peer knows. Raises RemoteError."""
@@ -125,8 +148,10 @@ class Hello:
         async with at_once:
             try:
                 await self.greet(peer)
-            except RemoteError:
+                self.refusals.pop(peer, None)
+            except RemoteError as error:
                 if peer in self._due:
+                    self.refusals[peer] = error.reason
                     self._due[peer] = trio.current_time() + GREET_RETRY_S
 
     async def _sleep(self) -> None:
@@ -139,8 +164,10 @@ class Hello:
         self, peer: PeerId, message: Greet | ListRuns | GetRun, _: Attachment
     ) -> Reply:
         if isinstance(message, Greet):
-            self._keep(open_record(message.record, peer))
-            return Reply(Greeted(sign_record(self._build_record(), self._sign)))
+            record = open_record(message.record, peer)
+            self._keep(record, message.record)
+            other = self._sessions.other(peer, record.session, trio.current_time())
+            return Reply(Greeted(sign_record(self._build_record(), self._sign), other))
         if isinstance(message, ListRuns):
             return Reply(RunList(tuple(self._runs())[:RUNS_LISTED]))
         signed = self._runs().get(message.run)
@@ -148,8 +175,12 @@ class Hello:
             raise Refused("not_found", "no such run here")
         return Reply(FoundRun(signed))
 
-    def _keep(self, record: NodeRecord) -> NodeRecord:
-        """The newest record of this peer, after taking this one into account."""
+    def _keep(self, record: NodeRecord, signed: SignedRecord) -> NodeRecord:
+        """The newest record of this peer, after taking this one into account. At the first record
+        of a second session the peer is greeted at once: who answers is alive."""
+        if self._sessions.observe(record, signed, trio.current_time()) and record.peer in self._due:
+            self._due[record.peer] = 0.0
+            self._wake.set()
         known = self.records.get(record.peer)
         if not is_news(known, record, self._wall_clock()):
             if known is None:
@@ -174,6 +205,7 @@ class Hello:
             self._wake.set()
         else:
             self._due.pop(peer, None)
+            self.refusals.pop(peer, None)
 
     def _charged(self, error: RemoteError) -> RemoteError:
         self._network.penalise(error.peer, error.penalty, error.reason)

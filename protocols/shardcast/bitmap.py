@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class Bitmap:
@@ -14,7 +14,7 @@ class Bitmap:
         self._bits[: len(data)] = data[: len(self._bits)]
         if count % 8 and self._bits:
             self._bits[-1] &= (1 << count % 8) - 1
-        self.total = sum(byte.bit_count() for byte in self._bits)
+        self.total = int.from_bytes(self._bits).bit_count()
 
     def __contains__(self, index: int) -> bool:
         return 0 <= index < self.count and bool(self._bits[index // 8] >> index % 8 & 1)
@@ -31,6 +31,15 @@ class Bitmap:
         self.total += index not in self
         self._bits[index // 8] |= 1 << index % 8
 
+    def discard(self, index: int) -> None:
+        if index in self:
+            self.total -= 1
+            self._bits[index // 8] &= ~(1 << index % 8)
+
+    def window(self, start_byte: int, count_bytes: int) -> int:
+        """Some of the bits as a number, lowest index lowest: sets of leaves are compared fast."""
+        return int.from_bytes(self._bits[start_byte : start_byte + count_bytes], "little")
+
     @property
     def is_full(self) -> bool:
         return self.total == self.count
@@ -38,3 +47,18 @@ class Bitmap:
     @classmethod
     def full(cls, count: int) -> Bitmap:
         return cls(count, b"\xff" * ((count + 7) // 8))
+
+    @classmethod
+    def of(cls, count: int, indexes: Iterable[int]) -> Bitmap:
+        bitmap = cls(count)
+        for index in indexes:
+            bitmap.add(index)
+        return bitmap
+
+
+def bits_of(window: int) -> Iterator[int]:
+    """The positions of the bits that are set, lowest first."""
+    while window:
+        lowest = window & -window
+        yield lowest.bit_length() - 1
+        window ^= lowest

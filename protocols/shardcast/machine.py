@@ -1,33 +1,41 @@
 """Download: which leaf to ask from whom, next. Pure: time and randomness are passed in, no I/O.
 
 `step(event, now)` takes in what happened and returns what to do. The owner carries the effects out,
-reports back, and calls with Tick at least every quarter of a second. Rules, after algorithms.md
-section 6: wait for pushed leaves, pull after PUSH_PATIENCE_S without progress; at most SOURCES_MAX
-sources, LEAVES_PER_REQUEST leaves in flight to each; rarest leaf first, ties at random; when every
-missing leaf is asked for, idle sources duplicate the oldest requests. A source that gave a bad leaf is
-never asked again; one that failed rests. Whatever peers do, the state stays bounded.
+reports back, and calls with Tick at least every quarter of a second. Rules (algorithms.md section 6):
+wait for pushed leaves, pull after PUSH_PATIENCE_S without progress; at most SOURCES_MAX sources, by
+throughput and success, now and then by chance; to each as many leaves at a time as it sends in
+ASK_AHEAD_S; rarest leaf first, ties at random. What is overdue, and the last few leaves, are asked
+of a second source. Without progress the owner is told to look for more peers. A source that gave a
+false leaf, or often lacked what it announced, is never asked again; one that failed rests. Whatever
+peers do, the state stays bounded.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
 from primed.protocols.limits import (
     ASK_TIMEOUT_S,
+    ENDGAME_LEAVES,
+    ENDGAME_SHARE,
+    EXPLORED,
+    FIND_MORE_AGAIN_S,
+    FIND_MORE_S,
     HAVE_REFRESH_S,
     LEAVES_PER_REQUEST,
+    LIES_MAX,
     PUSH_PATIENCE_S,
-    SOURCE_RETRY_S,
     SOURCES_MAX,
 )
-from primed.protocols.shardcast.bitmap import Bitmap
+from primed.protocols.shardcast.bitmap import Bitmap, bits_of
+from primed.protocols.shardcast.sources import Source
 
-SCANNED = 256  # leaves compared for one choice: bounds the work on huge payloads
+SCANNED = 256  # leaves compared for one choice ...
+WINDOW_BYTES = 512  # ... in stretches of 4,096, from a random place: bounds the work
 DUPLICATES = 2  # requests for one leaf at a time, at most
-SLOWEST_RETRY = 16  # the pause after failures doubles up to this many SOURCE_RETRY_S
 
 
 # ---- events
@@ -35,9 +43,11 @@ SLOWEST_RETRY = 16  # the pause after failures doubles up to this many SOURCE_RE
 
 @dataclass(frozen=True)
 class Tick:
-    """Time has passed; these peers are connected (or hinted to have the payload)."""
+    """Time has passed; these peers are connected (or hinted to have the payload). `widths`: how
+    many leaves a request to a peer may name, where that is not LEAVES_PER_REQUEST."""
 
     peers: tuple[bytes, ...]
+    widths: Mapping[bytes, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,23 +59,34 @@ class HaveIs:
 
 
 @dataclass(frozen=True)
+class Gained:
+    """A peer announced that it has these leaves, too."""
+
+    peer: bytes
+    indexes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Got:
-    """A verified leaf is stored, pushed or pulled."""
+    """A verified leaf is stored; from this peer, or pushed."""
 
     index: int
+    peer: bytes = b""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A request has ended; good says whether at least one leaf came of it, bad that one was
-    false."""
+    """A request has ended. leaves: how many came of it; bad: one was false; lacks: those that the
+    peer said it does not have; busy_s: it asks us to come again then."""
 
-    peer: bytes
-    good: bool
+    ask: Ask
+    leaves: int
     bad: bool = False
+    lacks: tuple[int, ...] = ()
+    busy_s: float = 0.0
 
 
-Event = Tick | HaveIs | Got | Answered
+Event = Tick | HaveIs | Gained | Got | Answered
 
 
 # ---- effects
@@ -80,22 +101,22 @@ class AskHave:
 class Ask:
     peer: bytes
     indexes: tuple[int, ...]
+    at: float
 
 
-Effect = AskHave | Ask
+@dataclass(frozen=True)
+class Accuse:
+    """The peer keeps announcing leaves that it then does not have."""
+
+    peer: bytes
 
 
-@dataclass
-class _Source:
-    """A peer that may have leaves."""
+@dataclass(frozen=True)
+class FindMore:
+    """Connected peers cannot help: look for others that have the payload."""
 
-    have: Bitmap | None = None
-    asked_have_at: float = -1e9
-    waits_for_have: bool = False
-    asked: tuple[int, ...] = ()
-    asked_at: float = 0.0
-    rests_until: float = -1e9
-    failures: int = 0
+
+Effect = AskHave | Ask | Accuse | FindMore
 
 
 @dataclass
@@ -106,14 +127,14 @@ class Download:
     rng: random.Random
     is_pushed: bool  # leaves may come by themselves: be patient before pulling
     now: float
-    bad: set[bytes] = field(default_factory=set)  # peers that gave a false leaf
+    bad: set[bytes] = field(default_factory=set)  # peers that gave a false leaf, or lied
 
     def __post_init__(self) -> None:
-        self._missing = [index for index in range(self.have.count) if index not in self.have]
-        self.rng.shuffle(self._missing)
-        self._sources: dict[bytes, _Source] = {}
-        self._asked: dict[int, int] = {}  # leaf -> requests in flight for it
+        self._sources: dict[bytes, Source] = {}
+        self._asked: dict[int, set[bytes]] = {}  # leaf -> of whom
+        self._busy = Bitmap(self.have.count)  # leaves in _asked
         self._progress_at = self.now
+        self._looked_at = -1e9
         self._pulls = not self.is_pushed  # once begun, pulling goes on
 
     @property
@@ -123,18 +144,21 @@ class Download:
     def step(self, event: Event, now: float) -> list[Effect]:
         """Take in one event; what to do next (nothing more once done)."""
         self.now = now
+        effects: list[Effect] = []
         if isinstance(event, Got):
-            self._got(event.index)
+            self._got(event)
+        elif isinstance(event, Gained):
+            self._gained(event)
         elif isinstance(event, HaveIs):
             self._told(event)
         elif isinstance(event, Answered):
-            self._answered(event)
+            effects += self._answered(event)
         else:
-            self._connected(event.peers)
-        self._expire()
-        if self.is_done or not self._may_pull():
-            return []
-        return [*self._questions(), *self._requests()]
+            self._connected(event)
+            self._expire()
+        if not self.is_done and self._may_pull():
+            effects += [*self._questions(), *self._requests(), *self._search()]
+        return effects
 
     def why(self) -> str:
         """One sentence on what the download waits for."""
@@ -154,11 +178,22 @@ class Download:
 
     # ---- events
 
-    def _got(self, index: int) -> None:
-        if index in self.have:
+    def _got(self, event: Got) -> None:
+        for peer in self._asked.pop(event.index, ()):
+            self._sources[peer].asked.pop(event.index, None)
+        self._busy.discard(event.index)
+        if source := self._sources.get(event.peer):
+            source.heard_at = self.now
+        if event.index not in self.have:
+            self.have.add(event.index)
+            self._progress_at = self.now
+
+    def _gained(self, event: Gained) -> None:
+        source = self._sources.get(event.peer)
+        if source is None:
             return
-        self.have.add(index)
-        self._progress_at = self.now
+        self._claims(source, event.indexes)
+        source.heard_at, source.is_dry = self.now, False
 
     def _told(self, event: HaveIs) -> None:
         source = self._sources.get(event.peer)
@@ -168,49 +203,84 @@ class Download:
         if event.bitmap is None:
             self._failed(source)
         else:
-            source.have = Bitmap(self.have.count, event.bitmap)
+            self._claims(source, Bitmap(self.have.count, event.bitmap))
+            source.is_known, source.is_dry = True, False
 
-    def _answered(self, event: Answered) -> None:
-        source = self._sources.get(event.peer)
+    def _claims(self, source: Source, indexes: Iterable[int]) -> None:
+        """Added to what is known: an announcement may overtake the answer to our question."""
+        for index in indexes:
+            if index < self.have.count:
+                source.have.add(index)
+
+    def _answered(self, event: Answered) -> list[Effect]:
+        source = self._sources.get(event.ask.peer)
         if source is None:
-            return
-        self._release(source)
+            return []
+        source.requests = max(0, source.requests - 1)
+        self._release(event.ask.peer, event.ask.indexes)
+        for index in event.lacks:
+            source.have.discard(index)
         if event.bad:
-            self.bad.add(event.peer)
-            del self._sources[event.peer]
-        elif event.good:
-            source.failures = 0
+            self._condemn(event.ask.peer)
+        elif event.lacks and not event.leaves:
+            source.lies += 1
+            source.answered(0, event.ask.at, self.now)
+            if source.lies >= LIES_MAX:
+                self._condemn(event.ask.peer)
+                return [Accuse(event.ask.peer)]
+        elif event.busy_s:
+            source.rests_until = self.now + event.busy_s
         else:
-            self._failed(source)
+            source.answered(event.leaves, event.ask.at, self.now)
+            if not event.leaves:
+                self._failed(source)
+        return []
 
-    def _connected(self, peers: Iterable[bytes]) -> None:
-        connected = set(peers) - self.bad
+    def _connected(self, tick: Tick) -> None:
+        connected = set(tick.peers) - self.bad
         for peer in [peer for peer in self._sources if peer not in connected]:
-            self._release(self._sources.pop(peer))
+            self._drop(peer)
         for peer in sorted(connected - self._sources.keys()):
-            self._sources[peer] = _Source()
+            self._sources[peer] = Source(Bitmap(self.have.count))
+        for peer, source in self._sources.items():
+            source.widest = tick.widths.get(peer, LEAVES_PER_REQUEST)
 
     def _expire(self) -> None:
         """A source that keeps silent for too long has failed: its leaves are free again."""
-        for source in self._sources.values():
-            if source.asked and self.now - source.asked_at > ASK_TIMEOUT_S:
-                self._release(source)
+        for peer, source in self._sources.items():
+            if source.is_silent(self.now):
+                self._release(peer, tuple(source.asked))
+                source.requests = 0
+                source.answered(0, self.now, self.now)
                 self._failed(source)
             if source.waits_for_have and self.now - source.asked_have_at > ASK_TIMEOUT_S:
                 source.waits_for_have = False
                 self._failed(source)
 
-    def _failed(self, source: _Source) -> None:
-        source.have = None  # ask again what it has
-        source.rests_until = self.now + SOURCE_RETRY_S * min(2**source.failures, SLOWEST_RETRY)
-        source.failures = min(source.failures + 1, SLOWEST_RETRY)
+    def _failed(self, source: Source) -> None:
+        source.failed(self.now)
+        source.have, source.is_known = Bitmap(self.have.count), False  # ask again what it has
 
-    def _release(self, source: _Source) -> None:
-        for index in source.asked:
-            self._asked[index] -= 1
+    def _condemn(self, peer: bytes) -> None:
+        self.bad.add(peer)
+        self._drop(peer)
+
+    def _drop(self, peer: bytes) -> None:
+        self._release(peer, tuple(self._sources[peer].asked))
+        del self._sources[peer]
+
+    def _release(self, peer: bytes, indexes: tuple[int, ...]) -> None:
+        """These are no longer in flight from this peer."""
+        asked = self._sources[peer].asked
+        for index in indexes:
+            if asked.pop(index, None) is None:
+                continue
+            self._asked[index].discard(peer)
             if not self._asked[index]:
                 del self._asked[index]
-        source.asked = ()
+                self._busy.discard(index)
+                for source in self._sources.values():
+                    source.is_dry = False
 
     # ---- effects
 
@@ -219,53 +289,107 @@ class Download:
         return self._pulls
 
     def _questions(self) -> list[Effect]:
-        """Ask peers what they have: first of all, and again when they can give us nothing."""
+        """Ask peers what they have: first of all, and again when they can give us nothing and are
+        silent. Meanwhile they announce what they gain."""
         effects: list[Effect] = []
         for peer, source in self._sources.items():
-            due = self.now - source.asked_have_at >= HAVE_REFRESH_S
-            idle = not source.asked and not source.waits_for_have
-            if due and idle and source.rests_until <= self.now and not self._has_needed(source):
+            if source.waits_for_have or source.asked or source.rests_until > self.now:
+                continue
+            last = max(source.asked_have_at, source.heard_at)
+            is_stale = self.now - last >= HAVE_REFRESH_S and self._is_useless(source)
+            if is_stale or not source.is_known:
                 source.waits_for_have, source.asked_have_at = True, self.now
                 effects.append(AskHave(peer))
         return effects
 
-    def _has_needed(self, source: _Source) -> bool:
-        return next(self._wanted(source), None) is not None
+    def _is_useless(self, source: Source) -> bool:
+        return next(self._needed(source, Bitmap(0)), None) is None
 
     def _requests(self) -> list[Effect]:
         effects: list[Effect] = []
+        active = sum(1 for source in self._sources.values() if source.asked)
+        for peer, source in self._ready(active < SOURCES_MAX):
+            if not source.asked and active >= SOURCES_MAX:
+                continue
+            room = source.room()
+            indexes = self._fresh(source)[:room] or self._again(peer, source)[:room]
+            if indexes:
+                active += not source.asked
+                effects.append(self._ask(peer, source, tuple(indexes)))
+        return effects
+
+    def _ready(self, is_place_free: bool) -> list[tuple[bytes, Source]]:
+        """Sources that could be asked: those with the rarest leaves first, of these the best;
+        sometimes in random order."""
         ready = [
             (peer, source)
             for peer, source in self._sources.items()
-            if source.have is not None and not source.asked and source.rests_until <= self.now
+            if source.is_known
+            and source.rests_until <= self.now
+            and (source.asked or is_place_free)
+            and source.room()
         ]
         self.rng.shuffle(ready)
-        for peer, source in ready:
-            if sum(1 for other in self._sources.values() if other.asked) >= SOURCES_MAX:
-                break
-            if indexes := self._choice(source):
-                source.asked, source.asked_at = indexes, self.now
-                for index in indexes:
-                    self._asked[index] = self._asked.get(index, 0) + 1
-                effects.append(Ask(peer, indexes))
-        return effects
+        if len(ready) > 1 and self.rng.random() >= EXPLORED:
+            ready.sort(key=lambda pair: (self._rarity(pair[1]), -pair[1].merit()))
+        return ready
 
-    def _choice(self, source: _Source) -> tuple[int, ...]:
-        """The rarest leaves that this source has and nobody was asked for; else duplicates."""
-        fresh = list(islice((i for i in self._wanted(source) if i not in self._asked), SCANNED))
-        if not fresh and len(self._asked) >= self.have.count - self.have.total:
-            twice = (i for i in self._wanted(source) if self._asked.get(i, 0) < DUPLICATES)
-            fresh = list(islice(twice, SCANNED))
-        fresh.sort(key=self._copies)  # stable: ties stay in the shuffled order of _missing
-        return tuple(fresh[:LEAVES_PER_REQUEST])
+    def _rarity(self, source: Source) -> int:
+        """How many have the rarest leaf that this source could give."""
+        return min(map(self._copies, self._fresh(source)[:1]), default=len(self._sources))
 
-    def _wanted(self, source: _Source) -> Iterator[int]:
-        """Missing leaves that the source has, in a random order fixed at the start."""
-        if len(self._missing) > 2 * (self.have.count - self.have.total):
-            self._missing = [i for i in self._missing if i not in self.have]
-        have = source.have
-        if have is not None:
-            yield from (i for i in self._missing if i not in self.have and i in have)
+    def _ask(self, peer: bytes, source: Source, indexes: tuple[int, ...]) -> Ask:
+        source.requests += 1
+        for index in indexes:
+            source.asked[index] = self.now
+            self._asked.setdefault(index, set()).add(peer)
+            self._busy.add(index)
+        return Ask(peer, indexes, self.now)
+
+    def _fresh(self, source: Source) -> list[int]:
+        """Leaves that this source has and nobody was asked for, rarest first."""
+        if source.is_dry:
+            return []
+        found = list(islice(self._needed(source, self._busy), SCANNED))
+        source.is_dry = not found
+        self.rng.shuffle(found)
+        found.sort(key=self._copies)
+        return found
+
+    def _again(self, peer: bytes, source: Source) -> list[int]:
+        """Leaves to ask a second source for: overdue ones, or the last few."""
+        if source.asked:
+            return []
+        missing = self.have.count - self.have.total
+        is_end = len(self._asked) >= missing and missing <= max(
+            ENDGAME_LEAVES, ENDGAME_SHARE * self.have.count
+        )
+        return [
+            index
+            for index, peers in self._asked.items()
+            if index in source.have
+            and len(peers) < DUPLICATES
+            and (is_end or all(self._sources[p].is_late(index, self.now) for p in peers))
+        ]
+
+    def _needed(self, source: Source, without: Bitmap) -> Iterator[int]:
+        """Missing leaves that the source has, from a random place on, once around."""
+        size_bytes = (self.have.count + 7) // 8
+        first = self.rng.randrange(size_bytes)
+        for low, high in ((first, size_bytes), (0, first)):
+            for start in range(low, high, WINDOW_BYTES):
+                width = min(WINDOW_BYTES, high - start)
+                taken = self.have.window(start, width) | without.window(start, width)
+                for bit in bits_of(source.have.window(start, width) & ~taken):
+                    yield 8 * start + bit
 
     def _copies(self, index: int) -> int:
-        return sum(1 for s in self._sources.values() if s.have is not None and index in s.have)
+        return sum(1 for source in self._sources.values() if index in source.have)
+
+    def _search(self) -> list[Effect]:
+        """When nothing has come for some time."""
+        is_stuck = self.now - self._progress_at >= FIND_MORE_S
+        if not is_stuck or self.now - self._looked_at < FIND_MORE_AGAIN_S:
+            return []
+        self._looked_at = self.now
+        return [FindMore()]

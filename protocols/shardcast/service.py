@@ -25,21 +25,17 @@ from primed.protocols.limits import (
     SHARD_REQUESTS_BURST,
     SHARD_REQUESTS_PER_S,
 )
-from primed.protocols.rpc import Attachment
-from primed.protocols.server import Reply
 from primed.protocols.shardcast.gossip import EarlyShards, validate_shard
+from primed.protocols.shardcast.lanes import Lanes
 from primed.protocols.shardcast.messages import (
-    GetHave,
-    GetLeaves,
-    Have,
-    Leaf,
-    Leaves,
+    Noted,
     Shard,
     requests,
     responses,
     shards,
     shards_message,
 )
+from primed.protocols.shardcast.serving import Serving
 from primed.protocols.shardcast.store import PayloadStore
 from primed.protocols.shardcast.transfer import Transfer
 from primed.protocols.topics import shards_topic
@@ -51,15 +47,19 @@ PROTOCOL = "/primed/shardcast/1"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a payload is, and in one sentence what it waits for."""
+    """How far a payload is, and in one sentence what it waits for. bytes_per_s: what came in
+    lately."""
 
     leaves_here: int
     leaves: int
     reason: str
+    bytes_here: int = 0
+    bytes_per_s: float = 0.0
 
 
 class Shardcast:
-    """received_gossip_bytes, received_pulled_bytes: leaf bytes since start, duplicates included."""
+    """received_gossip_bytes, received_pulled_bytes: leaf bytes since start, duplicates included;
+    the latter by lane in `lanes`."""
 
     def __init__(
         self,
@@ -71,7 +71,6 @@ class Shardcast:
         rng: random.Random,
     ) -> None:
         self.received_gossip_bytes = 0
-        self.received_pulled_bytes = 0
         self._network = network = servers.network
         self._store = store
         self._run_id = run_id
@@ -81,17 +80,30 @@ class Shardcast:
         self._early = EarlyShards()
         self._transfers: dict[Payload, Transfer] = {}
         self._begun, self._queue = trio.open_memory_channel[Transfer](DOWNLOADS_MAX)
-        self._client = Client(network, PROTOCOL, responses)
+        fetching = Client(
+            network,
+            PROTOCOL,
+            responses,
+            burst=SHARD_REQUESTS_BURST,
+            per_s=SHARD_REQUESTS_PER_S,
+        )
+        self.lanes = Lanes(network, fetching, store, run_id)
+        self._talk = Client(network, PROTOCOL, responses)  # short words do not wait behind leaves
+        self._serving = Serving(network, self._talk, store, run_id, rng, self._told)
         servers.serve(
             PROTOCOL,
             requests,
             run_id,
-            self._answer,
+            self._serving.answer,
             burst=SHARD_REQUESTS_BURST,
             per_s=SHARD_REQUESTS_PER_S,
         )
 
     # ---- for the daemon
+
+    @property
+    def received_pulled_bytes(self) -> int:
+        return self.lanes.bulk_bytes + self.lanes.stream_bytes
 
     def follow(self, learner: PeerId) -> None:
         """Join the topic on which the learner pushes its small payloads."""
@@ -108,13 +120,14 @@ class Shardcast:
             return
         transfer = self._transfers[payload] = Transfer(
             self._network,
-            self._client,
+            self._talk,
             self._store,
             self._run_id,
             payload,
             learner,
             self._rng,
-            self._count_pulled,
+            self.lanes,
+            self._serving.gained,
         )
         for shard in self._early.take(payload):
             transfer.push(shard)
@@ -139,14 +152,30 @@ class Shardcast:
     def progress(self, payload: Payload) -> Progress:
         transfer = self._transfers.get(payload)
         if transfer is not None:
-            return Progress(transfer.leaves_here, payload.leaves, transfer.reason)
+            return Progress(
+                transfer.leaves_here,
+                payload.leaves,
+                transfer.reason,
+                transfer.bytes_here,
+                transfer.bytes_per_s(),
+            )
         if self._store.path(payload):
-            return Progress(payload.leaves, payload.leaves, "complete")
+            return Progress(payload.leaves, payload.leaves, "complete", payload.size_bytes)
         return Progress(0, payload.leaves, "not expected")
 
+    def describe(self, payload: Payload) -> str:
+        """What the payload waits for, for people: "3 of 64 leaves; …"."""
+        at = self.progress(payload)
+        return f"{at.leaves_here} of {at.leaves} leaves; {at.reason}"
+
     async def add(self, path: Path) -> Payload:
-        """Take in a complete, synced, immutable file of ours and serve it from now on."""
-        return await on_disk(self._store.import_file, path)
+        """Take in a complete, synced, immutable file of ours and serve it from now on; if it is
+        large and new, each leaf goes to one peer first (`seeding`)."""
+        before = set(self._store.payloads())
+        payload = await on_disk(self._store.import_file, path)
+        if payload not in before:
+            self._serving.seed(payload)
+        return payload
 
     async def push(self, payload: Payload, learner: PeerId) -> bool:
         """Gossip all leaves of our payload in random order, if it is small enough (1 MiB); peers
@@ -171,7 +200,7 @@ class Shardcast:
         transfer = self._transfers.pop(payload, None)
         if transfer is not None:
             transfer.drop()
-        await on_disk(self._store.delete, payload)
+        await self._delete(payload)
 
     async def retain(self, roots: Collection[bytes]) -> None:
         """Forget every payload but those with these roots, those still expected included: what
@@ -180,9 +209,15 @@ class Shardcast:
             if payload.root not in roots:
                 await self.forget(payload)
 
+    async def _delete(self, payload: Payload) -> None:
+        self._serving.forget(payload)
+        await on_disk(self._store.delete, payload)
+
     async def run(self) -> None:
         """Carries out the transfers until cancelled. Started again it goes on where it was."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.lanes.run)
+            nursery.start_soon(self._serving.run)
             running: set[Payload] = set()
             while True:
                 for transfer in list(self._transfers.values()):
@@ -200,9 +235,11 @@ class Shardcast:
         running.discard(transfer.payload)
         if transfer.path is not None:
             self._transfers.pop(transfer.payload, None)
+            self._serving.completed()
 
-    def _count_pulled(self, count: int) -> None:
-        self.received_pulled_bytes += count
+    def _told(self, peer: PeerId, payload: Payload, indexes: tuple[int, ...]) -> Noted:
+        transfer = self._transfers.get(payload)
+        return transfer.tell(peer, indexes) if transfer else Noted((), is_wanted=False)
 
     def _is_here(self, payload: Payload, index: int) -> bool:
         have = self._store.have(payload)
@@ -219,14 +256,3 @@ class Shardcast:
             self._early.add(shard)
         else:
             transfer.push(shard)
-
-    async def _answer(self, peer: PeerId, message: GetHave | GetLeaves, _: Attachment) -> Reply:
-        if isinstance(message, GetHave):
-            have = self._store.have(message.payload)
-            return Reply(Have(b"" if have is None else bytes(have)))
-        found: list[Leaf] = []
-        for index in message.indexes:
-            read = await on_disk(self._store.read_leaf, message.payload, index)
-            if read is not None:
-                found.append(Leaf(index, read[0], tuple(read[1])))
-        return Reply(Leaves(tuple(found)))

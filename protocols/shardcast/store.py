@@ -21,6 +21,7 @@ import msgspec
 from primed.protocols.limits import LARGE_LEAF_BYTES, SMALL_LEAF_BYTES, SMALL_PAYLOAD_BYTES
 from primed.protocols.shardcast import sidecar
 from primed.protocols.shardcast.bitmap import Bitmap
+from primed.protocols.shardcast.reader import LeafReader, leaf_size
 from primed.verify import merkle
 from primed.verify.statements import Payload
 
@@ -30,12 +31,7 @@ def leaf_bytes_for(size_bytes: int) -> int:
     return SMALL_LEAF_BYTES if size_bytes < SMALL_PAYLOAD_BYTES else LARGE_LEAF_BYTES
 
 
-def leaf_size(payload: Payload, index: int) -> int:
-    """Bytes of one leaf: the last may be short."""
-    return min(payload.leaf_bytes, payload.size_bytes - index * payload.leaf_bytes)
-
-
-def fits(payload: Payload, index: int, leaf: bytes, path: Sequence[bytes]) -> bool:
+def fits(payload: Payload, index: int, leaf: bytes | memoryview, path: Sequence[bytes]) -> bool:
     """Whether these bytes are leaf `index` of the payload."""
     if not 0 <= index < payload.leaves or len(leaf) != leaf_size(payload, index):
         return False
@@ -88,7 +84,9 @@ class PayloadStore:
                 held = self._held.setdefault(payload, held)
         return Bitmap(payload.leaves, bytes(held.have))
 
-    def write_leaf(self, payload: Payload, index: int, leaf: bytes, path: Sequence[bytes]) -> bool:
+    def write_leaf(
+        self, payload: Payload, index: int, leaf: bytes | memoryview, path: Sequence[bytes]
+    ) -> bool:
         """Verify and keep a leaf of an opened payload; False if it is not a leaf of it."""
         if not fits(payload, index, leaf, path):
             return False
@@ -136,6 +134,15 @@ class PayloadStore:
             with self._paths(payload).open("rb") as file:
                 path = sidecar.read_slot(file.fileno(), payload, index)
         return None if path is None else (leaf, path)
+
+    def reader(self, payload: Payload) -> LeafReader | None:
+        """For many leaves of one payload. The caller closes it; deletion does not disturb it."""
+        with self._lock:
+            held = self._held.get(payload)
+            if held is None:
+                return None
+            data = self._final(payload) if held.complete else self._part(payload)
+            return LeafReader(payload, held.have, data, self._paths(payload))
 
     def payloads(self) -> list[Payload]:
         """All that are complete, or were opened since the start."""
@@ -215,7 +222,7 @@ def _verified(payload: Payload, part: Path, paths: Path) -> Bitmap:
     return have
 
 
-def _write_at(path: Path, offset: int, data: bytes) -> None:
+def _write_at(path: Path, offset: int, data: bytes | memoryview) -> None:
     with path.open("r+b", buffering=0) as file:
         written = os.pwrite(file.fileno(), data, offset)
     if written != len(data):

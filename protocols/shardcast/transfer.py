@@ -9,38 +9,40 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import trio
 
-from primed.p2p.errors import HIGH, MID, RemoteError
+from primed.p2p.errors import MID, RemoteError
 from primed.p2p.network import Network, PeerId
 from primed.protocols.client import Client
 from primed.protocols.disk import on_disk
 from primed.protocols.limits import (
     LARGE_LEAF_BYTES,
     PAYLOAD_LEAVES_MAX,
+    PROVIDERS_TRIED,
     PUSH_MAX_BYTES,
     SHARD_INBOX,
+    SOURCES_MAX,
 )
+from primed.protocols.shardcast.lanes import Lanes
 from primed.protocols.shardcast.machine import (
+    Accuse,
     Answered,
     Ask,
     AskHave,
     Download,
     Effect,
     Event,
+    FindMore,
+    Gained,
     Got,
     HaveIs,
     Tick,
 )
-from primed.protocols.shardcast.messages import (
-    GetHave,
-    GetLeaves,
-    Have,
-    Leaves,
-    Shard,
-)
+from primed.protocols.shardcast.messages import GetHave, Have, Leaves, Noted, Shard
+from primed.protocols.shardcast.pace import Pace
 from primed.protocols.shardcast.store import PayloadStore
 from primed.verify.statements import Payload
 
@@ -52,14 +54,16 @@ class Transfer:
     def __init__(
         self,
         network: Network,
-        client: Client[Have | Leaves],
+        client: Client[Have | Leaves | Noted],
         store: PayloadStore,
         run_id: bytes,
         payload: Payload,
         learner: PeerId,
         rng: random.Random,
-        count_pulled: Callable[[int], None],
+        lanes: Lanes,
+        gained: Callable[[], None],
     ) -> None:
+        """gained: called when a leaf was stored."""
         self.payload = payload
         self.ended = trio.Event()
         self.path: Path | None = None
@@ -71,7 +75,12 @@ class Transfer:
         self._run_id = run_id
         self._learner = learner
         self._rng = rng
-        self._count_pulled = count_pulled
+        self._lanes = lanes
+        self._gained = gained
+        self._pace = Pace()
+        self._hinted: set[PeerId] = set()  # peers beyond the connected ones that may have it
+        self._looked = Tick(())
+        self._looked_at = -1e9
         self._pushed: deque[Shard] = deque(maxlen=SHARD_INBOX)  # overflow is pulled later
         self._events: deque[Event] = deque()
         self._wake = trio.Event()
@@ -84,6 +93,23 @@ class Transfer:
         if self.path is not None:
             return self.payload.leaves
         return self._machine.have.total if self._machine else 0
+
+    @property
+    def bytes_here(self) -> int:
+        return min(self.leaves_here * self.payload.leaf_bytes, self.payload.size_bytes)
+
+    def bytes_per_s(self) -> float:
+        """What came in lately."""
+        return self._pace.bytes_per_s(self.bytes_here, trio.current_time())
+
+    def tell(self, peer: PeerId, indexes: tuple[int, ...]) -> Noted:
+        """A peer announced that it has these leaves, too."""
+        if self.ended.is_set():
+            return Noted((), is_wanted=False)
+        self._events.append(Gained(peer, indexes))
+        self._wake.set()
+        have = self._store.have(self.payload)
+        return Noted(tuple(i for i in indexes if have and i in have), is_wanted=True)
 
     def push(self, shard: Shard) -> None:
         """A leaf that gossip brought."""
@@ -117,6 +143,7 @@ class Transfer:
                 for effect in await self._step(machine):
                     nursery.start_soon(self._carry_out, effect)
                 self.reason = machine.why()
+                self._pace.note(self.bytes_here, trio.current_time())
                 with trio.move_on_after(TICK_S):
                     await self._wake.wait()
                 self._wake = trio.Event()
@@ -132,22 +159,51 @@ class Transfer:
             if await on_disk(
                 self._store.write_leaf, self.payload, shard.index, shard.leaf, shard.path
             ):
-                self._events.append(Got(shard.index))
+                self._got(b"", shard.index)
         effects: list[Effect] = []
         while self._events:
             effects += machine.step(self._events.popleft(), trio.current_time())
-        return effects + machine.step(Tick(self._candidates()), trio.current_time())
+        return effects + machine.step(self._look_around(), trio.current_time())
+
+    def _look_around(self) -> Tick:
+        """Who could be asked. Looked up now and then only: leaves may come by the hundred."""
+        if trio.current_time() - self._looked_at >= TICK_S:
+            candidates = self._candidates()
+            widths = {peer: self._lanes.width(peer) for peer in candidates}
+            self._looked, self._looked_at = Tick(candidates, widths), trio.current_time()
+        return self._looked
 
     def _candidates(self) -> tuple[PeerId, ...]:
-        peers = {info.peer for info in self._network.peers()} | {self._learner}
-        return tuple(sorted(peers - {self._network.peer}))
+        """Connected peers, but not over relays for what is large; beyond them the learner while
+        there are few, and who is said to have the payload."""
+        is_large = self.payload.size_bytes > PUSH_MAX_BYTES
+        infos = self._network.peers()
+        peers = {info.peer for info in infos}
+        if len(peers) < SOURCES_MAX:
+            peers.add(self._learner)
+        peers |= self._hinted
+        relayed = {info.peer for info in infos if info.relayed and is_large}
+        return tuple(sorted(peers - relayed - {self._network.peer}))
 
     async def _carry_out(self, effect: Effect) -> None:
         if isinstance(effect, AskHave):
             self._events.append(await self._ask_have(effect.peer))
-        else:
+        elif isinstance(effect, Ask):
             self._events.append(await self._ask(effect))
+        elif isinstance(effect, FindMore):
+            await self._find_more()
+        elif isinstance(effect, Accuse):
+            self._network.penalise(effect.peer, MID, "announces leaves that it lacks")
         self._wake.set()
+
+    async def _find_more(self) -> None:
+        """Ask the DHT who has the payload; a few of them by chance, so that all who are stuck do
+        not go to one."""
+        found = await self._network.find_providers(self.payload.root, 4 * PROVIDERS_TRIED)
+        chosen = self._rng.sample(found, min(len(found), PROVIDERS_TRIED))
+        for peer, addresses in chosen:
+            self._network.remember(peer, addresses)
+        self._hinted = {peer for peer, _ in chosen} | {self._learner}
 
     async def _ask_have(self, peer: PeerId) -> HaveIs:
         try:
@@ -157,30 +213,14 @@ class Transfer:
         return HaveIs(peer, answer.bitmap if isinstance(answer, Have) else None)
 
     async def _ask(self, ask: Ask) -> Answered:
-        try:
-            answer = await self._client.request(
-                ask.peer, GetLeaves(self._run_id, self.payload, ask.indexes)
-            )
-        except RemoteError:
-            return Answered(ask.peer, good=False)
-        if not isinstance(answer, Leaves):
-            self._network.penalise(ask.peer, MID, "wrong answer")
-            return Answered(ask.peer, good=False, bad=True)
-        return await self._keep(ask, answer)
+        got = partial(self._got, ask.peer)
+        fetched = await self._lanes.fetch(ask.peer, self.payload, ask.indexes, got)
+        return Answered(ask, fetched.leaves, fetched.is_bad, fetched.lacks, fetched.busy_s)
 
-    async def _keep(self, ask: Ask, answer: Leaves) -> Answered:
-        good = 0
-        for leaf in answer.leaves:
-            self._count_pulled(len(leaf.leaf))
-            fits = leaf.index in ask.indexes and await on_disk(
-                self._store.write_leaf, self.payload, leaf.index, leaf.leaf, leaf.path
-            )
-            if not fits:
-                self._network.penalise(ask.peer, HIGH, "a leaf that is not in the payload")
-                return Answered(ask.peer, good=good > 0, bad=True)
-            good += 1
-            self._events.append(Got(leaf.index))
-        return Answered(ask.peer, good=good > 0)
+    def _got(self, peer: PeerId, index: int) -> None:
+        self._events.append(Got(index, peer))
+        self._wake.set()
+        self._gained()
 
 
 def _first(group: BaseException) -> BaseException:

@@ -73,6 +73,8 @@ class SampleNode:
             connected_s=90.0,
             score=-3.0,
             roles=("relay",),
+            lane="streams",
+            lane_reason="busy with 2 bulk conversations; again in 2 s",
         )
         return v.PeersView(peers=(peer,))
 

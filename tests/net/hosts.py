@@ -46,10 +46,10 @@ def new_network(
     *,
     identity: Identity | None = None,
     profile: limits.Profile = PROFILE,
-    cache_path: Path | None = None,
+    book_path: Path | None = None,
 ) -> Libp2pNetwork:
     """A network that is not running yet."""
-    network = Libp2pNetwork(identity or Identity.generate(), profile=profile, cache_path=cache_path)
+    network = Libp2pNetwork(identity or Identity.generate(), profile=profile, book_path=book_path)
     network.handle(ECHO, echo)
     return network
 

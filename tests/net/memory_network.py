@@ -7,7 +7,7 @@ counted like the real host's and fail a test that does not expect them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -26,6 +26,7 @@ from primed.p2p.network import (
     Traffic,
     Validator,
 )
+from primed.p2p.uploads import Uploads
 from primed.verify.signing import Signer, peer_id_of
 
 
@@ -111,6 +112,7 @@ class MemoryNetwork:
         self.streams_opened = 0
         self._fabric = fabric
         self._traffic = Traffic()
+        self._uploads = Uploads()
         self._seen: set[bytes] = set()
 
     @property
@@ -120,6 +122,14 @@ class MemoryNetwork:
     @property
     def traffic(self) -> Traffic:
         return self._traffic
+
+    @property
+    def uploads(self) -> Uploads:
+        return self._uploads
+
+    @property
+    def bulk(self) -> None:
+        return None
 
     def listen_addresses(self) -> tuple[str, ...]:
         return ()
@@ -195,6 +205,9 @@ class MemoryNetwork:
     async def find_providers(self, key: bytes, count: int) -> list[tuple[PeerId, tuple[str, ...]]]:
         await trio.lowlevel.checkpoint()
         return []
+
+    def remember(self, peer: PeerId, known_at: Iterable[str]) -> None:
+        """Memory networks are linked by their fabric, not by addresses."""
 
     def on_peer(self, listener: PeerListener) -> None:
         self.listeners.append(listener)

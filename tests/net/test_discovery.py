@@ -55,27 +55,31 @@ async def test_trap_9_two_that_know_only_a_third_find_each_other() -> None:
 async def test_scenario_10_a_restart_joins_by_cached_peers_while_bootstrap_is_down(
     tmp_path: Path,
 ) -> None:
-    cache = tmp_path / "peers.json"
+    book = tmp_path / "peers.db"
     identity, address = Identity.generate(), f"/ip4/127.0.0.1/tcp/{free_port()}"
     join = [f"{address}/p2p/{to_text(identity.peer)}"]
     relay, friend = new_network(identity=identity), new_network()
     async with friend.running([LOCAL], join):
         async with relay.running([address], []):
-            one = new_network(cache_path=cache)
+            one = new_network(book_path=book)
             async with one.running([LOCAL], join):
-                await until(lambda: _has_peer(one, friend.peer))
-                await until(lambda: cache.exists() and to_text(friend.peer) in cache.read_text())
-        again = new_network(cache_path=cache)
+                await until(lambda: bool(one._book.addresses_of(friend.peer)))
+        again = new_network(book_path=book)
         async with again.running([LOCAL], join):
             await until(lambda: _has_peer(again, friend.peer))
 
 
-async def test_a_damaged_cache_is_only_a_loss(tmp_path: Path) -> None:
-    cache = tmp_path / "peers.json"
-    for content in ("{", "[1]", '[{"peer": 3}]', "[" * 100_000, "\x00" * 300_000):
-        cache.write_text(content)
-        async with new_network(cache_path=cache).running([LOCAL], []):
+async def test_a_damaged_peer_book_is_only_a_loss(tmp_path: Path) -> None:
+    book = tmp_path / "peers.db"
+    for content in (b"{" * 999, b"SQLite format 3\0" + b"\xff" * 5000, b"\0" * 300_000):
+        book.write_bytes(content)
+        async with new_network(book_path=book).running([LOCAL], []):
             pass
+        assert book.with_name("peers.db.damaged").read_bytes() == content
+        book.unlink()
+    book.mkdir()  # nor one that cannot be opened at all
+    async with new_network(book_path=book).running([LOCAL], []):
+        pass
 
 
 async def test_a_lost_peer_is_dialled_again() -> None:

@@ -17,7 +17,7 @@ import msgspec
 
 from primed.training import messages as m
 
-SLOW, OOM, EXIT, RUBBISH, SILENT, SEGFAULT, FATAL = range(101, 108)
+SLOW, OOM, EXIT, RUBBISH, SILENT, SEGFAULT, FATAL, ROWS_ABOVE_8 = range(101, 109)
 Send = Callable[[m.Reply], None]
 
 
@@ -46,7 +46,7 @@ def main() -> None:
                 send(m.Ready(id=request.id, backend="torch", device="cpu", profile="test"))
         elif isinstance(request, m.Generate):
             misbehave(request, send, sock, silent)
-            if request.counter == FATAL:
+            if ends(request):
                 return
             send(generated(request))
 
@@ -66,8 +66,14 @@ def misbehave(
         silent.set()
     elif request.counter == SEGFAULT:
         os.kill(os.getpid(), signal.SIGSEGV)
-    elif request.counter == FATAL:
+    elif ends(request):
         send(m.Failed(id=request.id, kind="oom", message="2 GiB wanted", fatal=True))
+
+
+def ends(request: m.Generate) -> bool:
+    """Whether memory runs out."""
+    is_too_much = request.counter == ROWS_ABOVE_8 and request.rows_max > 8
+    return request.counter == FATAL or is_too_much
 
 
 def generated(request: m.Generate) -> m.Generated:

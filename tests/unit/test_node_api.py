@@ -230,6 +230,7 @@ async def test_metrics_are_served_where_asked() -> None:
     traffic = Traffic(gossip_received_bytes=7, extra={"dials": 2})
     metrics.watch_traffic(lambda: traffic)
     metrics.child_stops.labels("engine", "oom").inc()
+    metrics.watch_log(lambda: 12)
     listener = tcp_listener("127.0.0.1:0")
     port = listener.getsockname()[1]
 
@@ -245,6 +246,8 @@ async def test_metrics_are_served_where_asked() -> None:
     assert 'primed_child_stops_total{child="engine",reason="oom"} 1.0' in text
     assert "primed_gossip_received_bytes_total 7.0" in text
     assert 'primed_network_total{what="dials"} 2.0' in text
+    assert "primed_log_lines_left_out_total 12.0" in text
+    assert "primed_process_open_fds" in text and 'primed_build_info{version="' in text
     assert all(line.startswith(("#", "primed_")) for line in text.splitlines())
 
 

@@ -34,7 +34,7 @@ def test_flags_go_before_environment_before_file_before_defaults(paths: Paths) -
     config = load_config(paths, {"threads": 4, "profile": None}, environ)
     assert (config.threads, config.profile, config.log_level) == (4, "lowpower", "debug")
     assert config.listen == DEFAULT_LISTEN
-    assert config.max_connections == 20
+    assert config.limits.connections == 20
     assert config.origins["threads"] == "--threads"
     assert config.origins["profile"] == "PRIMED_PROFILE"
     assert config.origins["log_level"] == str(paths.config)
@@ -59,10 +59,12 @@ def test_lists_are_separated_by_commas_in_the_environment(paths: Paths) -> None:
         ("threads = 0", {}, {}, "threads from", "CPU threads"),
         ("", {"PRIMED_LISTN": "x"}, {}, "PRIMED_LISTN", "did you mean PRIMED_LISTEN?"),
         ("", {"PRIMED_THREADS": "many"}, {}, "threads from PRIMED_THREADS", "CPU threads"),
-        ("", {}, {"profile": "huge"}, "profile from --profile", "connection limits"),
+        ("", {}, {"profile": "huge"}, "profile from --profile", "how much to take"),
         ("", {}, {"roles": ["boss"]}, "roles from --roles", "roles to hold"),
         ("", {}, {"listen": ["4101"]}, "listen from --listen", "addresses to listen on"),
         ("", {}, {"bootstrap": ["/ip4/1.2.3.4/tcp/1"]}, "ends in /p2p/", "swarm"),
+        ("", {}, {"upload_cap_bytes_per_s": 1000}, "upload_cap_bytes_per_s from", "uplink"),
+        ("", {"PRIMED_QUIET_HOURS": "at night"}, {}, "is not like 22:30-07:00", "clock"),
         ("", {}, {"metrics_listen": "9464"}, "metrics_listen from --metrics-listen", "host:port"),
         ("", {}, {"metrics_listen": "localhost:x"}, "not host:port", "host:port"),
     ],

@@ -64,14 +64,19 @@ def test_no_key_reaches_a_log(tmp_path: Path, style: str) -> None:
 
 
 def test_repetition_is_counted_instead_of_written() -> None:
-    limit = RateLimit(lines_per_minute=3)
-    assert [limit.admit("a", 0.0 + n) for n in range(5)] == [0, 0, 0, None, None]
-    assert limit.admit("b", 5.0) == 0
-    assert limit.admit("a", 60.0) == 2
-    assert limit.admit("a", 61.0) == 0
+    """Scenario 25."""
+    limit = RateLimit(lines_per_minute=3, all_lines_per_minute=5)
+    assert limit.minute_over(100.0) == {}
+    assert [limit.admit("a") for _ in range(5)] == [True, True, True, False, False]
+    assert limit.minute_over(159.9) == {}
+    assert limit.minute_over(160.0) == {"a": 2}
+    assert limit.total_left_out == 2
+    assert [limit.admit(name) for name in "abcdef"] == [True] * 5 + [False]
+    assert limit.admit("g", is_error=True)  # a flood of others does not hide an error
+    assert limit.end() == {"f": 1}
     for number in range(5000):
-        limit.admit(str(number), 62.0)
-    assert len(limit._windows) <= 1000
+        limit.admit(str(number))
+    assert len(limit._seen) <= 1001 and len(limit._left_out) <= 1001
 
 
 def test_a_chatty_library_does_not_fill_the_log(tmp_path: Path) -> None:
@@ -80,7 +85,9 @@ def test_a_chatty_library_does_not_fill_the_log(tmp_path: Path) -> None:
         for number in range(500):
             logging.getLogger("library").warning("lost %s", number)
             structlog.get_logger("primed.x").info("tick", number=number)
-    assert len(path.read_text().splitlines()) == 2 * LINES_PER_MINUTE
+    lines = [json.loads(line)["event"] for line in path.read_text().splitlines()]
+    assert len(lines) == 2 * LINES_PER_MINUTE + 1
+    assert lines[-1].startswith("940 log lines were left out: 470 of 'libp2p: lost %s'")
 
 
 def test_warnings_are_logged_and_all_is_put_back() -> None:

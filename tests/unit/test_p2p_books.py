@@ -1,9 +1,8 @@
-"""The pure parts of p2p: peer ids, addresses, scores, the peer book, places, the outbox."""
+"""The pure parts of p2p: peer ids, addresses, scores, places, the outbox."""
 
 from __future__ import annotations
 
 import itertools
-import json
 
 import pytest
 import trio
@@ -11,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primed.p2p import addresses, limits, peerid
+from primed.p2p.doorkeeper import Doorkeeper
 from primed.p2p.errors import FATAL, HIGH, MID, UserError
-from primed.p2p.peerbook import PeerBook
 from primed.p2p.penalties import Consequence, Scores
 
 PEERS = [peerid.of_public_key(bytes([i]) * 32) for i in range(8)]
-OWN, A, B, C = PEERS[:4]
+A, B = PEERS[:2]
 
 
 @settings(deadline=None)  # the machine may be busy
@@ -104,89 +103,43 @@ def test_a_score_is_never_positive_and_never_nan(penalties: list[tuple[int, floa
         assert -(60.0 * 30) <= scores.score(A, now) <= 0.0
 
 
-def test_known_peers_back_off_2_to_30_seconds_and_are_never_forgotten() -> None:
-    book = PeerBook(OWN)
-    book.add_bootstrap(A, "/ip4/1.2.3.4/tcp/5")
-    now, waits = 0.0, []
-    for _ in range(12):
-        assert book.due((), now) == [A]
-        book.failed(A, now, "refused")
-        waits.append(book.hopes()[A].retry_at_s - now)
-        assert book.due((), now + waits[-1] - 0.1) == []
-        now += waits[-1]
-    assert waits[:5] == [2, 4, 8, 16, 30]
-    assert waits[-1] == 30
-    book.connected(A)
-    assert book.due((), now) == [A]
-
-
-def test_hearsay_comes_last_and_is_forgotten_after_some_failures() -> None:
-    book = PeerBook(OWN)
-    book.learn(C, ["/ip4/9.9.9.9/tcp/9"])
-    book.learn(B, ["/ip4/2.2.2.2/tcp/2"])
-    book.succeeded(B, 1000.0)
-    book.add_bootstrap(A, "/ip4/1.2.3.4/tcp/5")
-    assert set(book.due((), 0.0)[:2]) == {A, B}
-    assert book.due((), 0.0)[2] == C
-    assert book.due({A, B}, 0.0) == [C]
-    for _ in range(limits.HEARSAY_FAILURES):
-        book.failed(C, 0.0, "no answer")
-    assert book.addresses_of(C) == []
-    assert set(book.hopes()) == {A, B}
-
-
-def test_the_book_is_bounded_and_keeps_those_that_count() -> None:
-    book = PeerBook(OWN, capacity=4)
-    book.add_bootstrap(A, "/ip4/1.2.3.4/tcp/5")
-    for number in range(100):
-        peer = peerid.of_public_key(number.to_bytes(32, "big"))
-        book.learn(peer, [f"/ip4/10.0.0.{number}/tcp/{port}" for port in range(1, 50)])
-        assert len(book.addresses_of(peer)) <= limits.ADDRESSES_PER_PEER
-    assert len(book.due((), 0.0)) == 4
-    assert A in book.due((), 0.0)
-    book.learn(OWN, ["/ip4/1.2.3.4/tcp/5"])
-    book.learn(b"no peer id", ["/ip4/1.2.3.4/tcp/5"])
-    assert OWN not in book.due((), 0.0)
-
-
-def test_the_cache_keeps_proven_peers_only() -> None:
-    book = PeerBook(OWN)
-    book.learn(A, ["/ip4/1.2.3.4/tcp/5", "/ip4/127.0.0.1/tcp/5"])
-    book.succeeded(A, 1000.0)
-    book.learn(B, ["/ip4/2.2.2.2/tcp/2"])
-    again = PeerBook(OWN)
-    again.add_json(book.to_json())
-    assert list(again.hopes()) == [A]
-    assert again.addresses_of(A) == ["/ip4/1.2.3.4/tcp/5", "/ip4/127.0.0.1/tcp/5"]
-
-
-@settings(deadline=None)  # the machine may be busy
-@given(
-    st.recursive(
-        st.none() | st.integers() | st.text(max_size=5),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(st.sampled_from(["peer", "addresses", "last_ok"]), inner, max_size=3)
-        ),
-        max_leaves=8,
-    )
-)
-def test_any_json_is_a_cache_or_a_value_error(value: object) -> None:
-    try:
-        PeerBook(OWN).add_json(json.dumps(value))
-    except ValueError:
-        pass
-
-
-def test_places_are_counted_per_ip_and_subnet() -> None:
-    from primed.p2p.swarm import Doorkeeper
-
+def test_places_are_counted_per_ip_subnet_and_in_total() -> None:
     door = Doorkeeper(limits.Profile(connections=10, inbound_per_ip=2, inbound_per_subnet=3))
-    assert [door.enter("10.0.0.1") for _ in range(3)] == [True, True, False]
-    assert [door.enter("10.0.0.2") for _ in range(2)] == [True, False]
-    assert [door.enter(f"10.0.{n}.1") for n in range(1, 9)] == [True] * 7 + [False]
-    door.leave("10.0.0.1")
+    places = [door.enter("10.0.0.1") for _ in range(3)]
+    assert places[0] and places[1] and places[2] is None
+    assert [bool(door.enter("10.0.0.2")) for _ in range(2)] == [True, False]
+    assert [bool(door.enter(f"10.0.{n}.1")) for n in range(1, 9)] == [True] * 7 + [False]
+    door.leave(places[0])
+    door.leave(places[0])
     assert door.enter("10.0.0.3")
+    assert not door.enter("10.0.0.4")
+
+
+def test_a_crowded_network_gives_its_youngest_place_to_another_one() -> None:
+    door = Doorkeeper(limits.Profile(connections=8, inbound_per_ip=2, inbound_per_subnet=8))
+    crowd = [door.enter(f"66.6.0.{n}") for n in range(6)]
+    for ip in ("1.1.1.1", "2.2.2.2"):
+        assert door.who_should_go(ip, 0.0) is None  # there is room
+        assert door.enter(ip)
+    assert door.enter("3.3.3.3") is None
+    assert door.who_should_go("66.6.0.99", 0.0) is None  # it is that network
+    leaving = door.who_should_go("3.3.3.3", 0.0)
+    assert leaving is not None and leaving == crowd[-1]
+    door.leave(leaving)
+    assert door.enter("3.3.3.3")
+    assert door.who_should_go("1.1.1.1", 0.0) is not None
+
+
+def test_without_a_crowd_the_last_place_changes_hands_now_and_then() -> None:
+    """Or a newcomer who knows only a full bootstrap peer would never get to know anybody."""
+    door = Doorkeeper(limits.Profile(connections=4))
+    first = [door.enter(f"{n + 1}.1.1.1", 0.0) for n in range(4)]
+    assert door.who_should_go("9.9.9.9", limits.GUEST_S - 1) is None
+    leaving = door.who_should_go("9.9.9.9", limits.GUEST_S)
+    assert leaving is not None and leaving == first[-1]
+    door.leave(leaving)
+    assert door.enter("9.9.9.9", limits.GUEST_S)
+    assert door.who_should_go("8.8.8.8", 2 * limits.GUEST_S - 1) is None
 
 
 def test_an_outbox_is_bounded_in_bytes_and_sends_control_first() -> None:

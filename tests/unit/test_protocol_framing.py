@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.msgpack import Decoder
 
+from primed.p2p.buckets import TokenBucket
 from primed.p2p.errors import RemoteError
 from primed.p2p.network import Acceptance
 from primed.protocols import rpc
@@ -24,7 +25,6 @@ from primed.protocols.framing import Framed, decode, encode
 from primed.protocols.hello import messages as hello
 from primed.protocols.limits import DATA_FRAME_BYTES, IDLE_S
 from primed.protocols.rollouts import messages as rollouts
-from primed.protocols.server import TokenBucket
 from primed.protocols.shardcast import messages as shardcast
 from primed.protocols.shardcast.gossip import validate_shard
 from primed.protocols.verdicts import messages as verdicts
@@ -257,6 +257,6 @@ def test_a_file_that_does_not_arrive_whole_is_removed(tmp_path: Path) -> None:
 
 
 def test_the_token_bucket_delays_and_recovers() -> None:
-    bucket = TokenBucket(burst=4, per_s=2, now=0.0)
+    bucket = TokenBucket(burst=4, per_s=2, now_s=0.0)
     assert [bucket.delay(0.0) for _ in range(6)] == [0, 0, 0, 0, 0.5, 1.0]
     assert bucket.delay(100.0) == 0

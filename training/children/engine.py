@@ -53,6 +53,7 @@ class EngineServer:
             self._loaded = None
             self._engine.load(Path(request.weights_path))
             self._loaded = wanted
+        self._engine.rows_max = request.rows_max
         batch = rollouts.generate(
             self._engine, self._room.context, self._room.peer, request.counter, request.version
         )

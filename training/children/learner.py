@@ -51,6 +51,7 @@ class LearnerServer:
             out_state=Path(request.out_state_path),
             out_weights=Path(request.out_weights_path),
             out_delta=Path(request.out_delta_path),
+            forward_tokens=request.forward_tokens,
         )
         try:
             made = self._learner.step(request.step, files)

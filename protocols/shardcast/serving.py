@@ -1,0 +1,174 @@
+"""Serving: what others get from us. Answers requests on streams, serves the bulk lane, announces
+gained leaves to who asked what we have, and tells the DHT which large payloads are complete here.
+
+Owned by the Shardcast service. Everything sent waits for the upload allowance that all lanes share.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+import trio
+
+from primed.p2p.errors import RemoteError
+from primed.p2p.network import Network, PeerId
+from primed.protocols.client import Client
+from primed.protocols.disk import on_disk
+from primed.protocols.limits import ANSWER_WITHIN_S, PROVIDE_S, PUSH_MAX_BYTES
+from primed.protocols.rpc import Attachment, Refused
+from primed.protocols.server import Reply
+from primed.protocols.shardcast.announcer import Announcement, Announcer
+from primed.protocols.shardcast.bulk import answer_wants, purpose_of
+from primed.protocols.shardcast.messages import (
+    Gained,
+    GetHave,
+    GetLeaves,
+    Have,
+    Leaf,
+    Leaves,
+    Noted,
+)
+from primed.protocols.shardcast.store import PayloadStore
+from primed.verify.statements import Payload
+
+TICK_S = 0.25
+TELLING_AT_ONCE = 16  # announcements on their way
+
+Told = Callable[[PeerId, Payload, tuple[int, ...]], Noted]
+
+
+class Serving:
+    """told(peer, payload, indexes): a peer announced leaves to us."""
+
+    def __init__(
+        self,
+        network: Network,
+        client: Client[Have | Leaves | Noted],
+        store: PayloadStore,
+        run_id: bytes,
+        rng: random.Random,
+        told: Told,
+    ) -> None:
+        self._network = network
+        self._client = client
+        self._store = store
+        self._run_id = run_id
+        self._told = told
+        self._announcer = Announcer(store.have, rng)
+        self._news = trio.Event()
+        self._provides = trio.Event()
+        self._telling = trio.CapacityLimiter(TELLING_AT_ONCE)
+        if network.bulk is not None:
+            served = partial(trio.lowlevel.current_trio_token().run_sync_soon, self._served)
+            talk = partial(answer_wants, store, network.uploads, served)
+            network.bulk.serve(purpose_of(run_id), talk)
+        network.on_peer(self._forget_on_disconnect)
+
+    # ---- for the service
+
+    def seed(self, payload: Payload) -> None:
+        """A complete payload of ours that nobody has yet."""
+        if payload.size_bytes > PUSH_MAX_BYTES:
+            self._announcer.seed(payload)
+            self.completed()
+
+    def gained(self) -> None:
+        """A leaf of some payload was stored."""
+        self._news.set()
+
+    def completed(self) -> None:
+        """Some payload is complete here."""
+        self._provides.set()
+
+    def forget(self, payload: Payload) -> None:
+        self._announcer.forget(payload)
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._provide)
+            while True:
+                if not self._network.uploads.quiet_s():
+                    for news in self._announcer.due(self._peers(), trio.current_time()):
+                        nursery.start_soon(self._tell, news)
+                with trio.move_on_after(TICK_S):
+                    await self._news.wait()
+                self._news = trio.Event()
+
+    async def answer(
+        self, peer: PeerId, message: GetHave | GetLeaves | Gained, _: Attachment
+    ) -> Reply:
+        if isinstance(message, Gained):
+            return Reply(self._told(peer, message.payload, message.indexes))
+        if isinstance(message, GetHave):
+            return Reply(Have(self._shown(peer, message.payload)))
+        self._refuse_if_unfit(peer, message.payload)
+        return Reply(Leaves(tuple([leaf async for leaf in self._within_cap(peer, message)])))
+
+    # ---- inside
+
+    def _peers(self) -> int:
+        return len(self._network.peers())
+
+    def _shown(self, peer: PeerId, payload: Payload) -> bytes:
+        if self._network.uploads.quiet_s():
+            return b""
+        now = trio.current_time()
+        return bytes(self._announcer.subscribe(peer, payload, self._peers(), now))
+
+    def _refuse_if_unfit(self, peer: PeerId, payload: Payload) -> None:
+        reason, wait_s = self._network.uploads.why_not()
+        if reason:
+            raise Refused("busy", reason, retry_after_ms=int(1000 * min(wait_s, 600)))
+        is_large = payload.size_bytes > PUSH_MAX_BYTES
+        if is_large and any(info.relayed for info in self._network.peers() if info.peer == peer):
+            raise Refused("denied", "nothing large over a relay")
+
+    async def _within_cap(self, peer: PeerId, message: GetLeaves) -> AsyncIterator[Leaf]:
+        """Those of the leaves that the upload cap lets pass in time; the first one anyway."""
+        until = trio.current_time() + ANSWER_WITHIN_S
+        for index in message.indexes:
+            read = await on_disk(self._store.read_leaf, message.payload, index)
+            if read is None:
+                continue
+            await self._network.uploads.take(len(read[0]))
+            self._served(peer, message.payload, index)
+            yield Leaf(index, read[0], tuple(read[1]))
+            if trio.current_time() > until:
+                return
+
+    def _served(self, peer: PeerId, payload: Payload, index: int) -> None:
+        self._announcer.served(peer, payload, index, trio.current_time())
+
+    async def _tell(self, news: Announcement) -> None:
+        message = Gained(self._run_id, news.payload, news.indexes)
+        noted = None
+        async with self._telling:
+            try:
+                noted = await self._client.request(news.peer, message)
+            except RemoteError:
+                pass  # it asks again if it still wants to know
+        has, is_wanted = (noted.has, noted.is_wanted) if isinstance(noted, Noted) else ((), False)
+        asked = set(news.indexes)
+        has = tuple(index for index in has if index in asked)
+        self._announcer.arrived(news, has, is_wanted, trio.current_time())
+
+    async def _provide(self) -> None:
+        """Best effort; again and again, because records lapse."""
+        provided: dict[Payload, float] = {}
+        while True:
+            for payload in self._store.payloads():
+                is_large = payload.size_bytes > PUSH_MAX_BYTES and self._store.path(payload)
+                now = trio.current_time()
+                if is_large and now - provided.get(payload, -PROVIDE_S) >= PROVIDE_S:
+                    provided[payload] = now
+                    await self._network.provide(payload.root)
+            with trio.move_on_after(PROVIDE_S / 10):
+                await self._provides.wait()
+            self._provides = trio.Event()
+            provided = {p: at for p, at in provided.items() if self._store.path(p)}
+
+    def _forget_on_disconnect(self, peer: PeerId, is_connected: bool) -> None:
+        if not is_connected:
+            self._announcer.left(peer)

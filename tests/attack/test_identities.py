@@ -1,0 +1,300 @@
+"""Attacks by many or changed identities: scores that follow a peer, eclipse, Sybils, silence.
+
+Different loopback addresses stand for different hosts: 127.a.b.c is in the /16 of 127.a.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from primed.p2p import limits
+from primed.p2p.errors import FATAL, HIGH, RemoteError
+from primed.p2p.host import Libp2pNetwork
+from primed.p2p.identity import Identity
+from primed.p2p.network import Acceptance
+from primed.p2p.peerid import to_text
+
+from ..net.hosts import LOCAL, Inbox, ask, free_port, new_network, started, until
+
+pytestmark = pytest.mark.trio
+SMALL = limits.Profile(connections=24, target_peers=6)
+
+
+def connected(network: Libp2pNetwork) -> set[bytes]:
+    return {info.peer for info in network.peers()}
+
+
+def dialled(network: Libp2pNetwork) -> set[bytes]:
+    return {info.peer for info in network.peers() if info.direction == "out"}
+
+
+async def test_scenario_28_a_score_survives_reconnects_and_a_ban_survives_restarts(
+    tmp_path: Path,
+) -> None:
+    book, identity = tmp_path / "peers.db", Identity.generate()
+    address = f"/ip4/127.0.0.1/tcp/{free_port()}"
+    strict = new_network(identity=identity, book_path=book)
+    crook = new_network()
+    async with crook.running([LOCAL], []):
+        async with strict.running([address], []):
+            target = strict.listen_addresses()[0]
+            await crook.connect(target)
+            await until(lambda: bool(strict.peers()))
+            strict.penalise(crook.peer, HIGH, "in this test")
+            score = strict.peers()[0].score
+            await crook._hang_up(strict.peer)
+            await until(lambda: not strict.peers())
+            await crook.connect(target)
+            await until(lambda: bool(strict.peers()))
+            assert strict.peers()[0].score == pytest.approx(score, abs=0.5)
+        again = new_network(identity=identity, book_path=book)
+        async with again.running([address], []):
+            await crook.connect(target)
+            await until(lambda: bool(again.peers()))
+            assert again.peers()[0].score == pytest.approx(score, abs=0.5)
+            again.penalise(crook.peer, FATAL, "in this test")
+            await until(lambda: not again.peers())
+        last = new_network(identity=identity, book_path=book)
+        async with last.running([address], []):
+            assert last.is_banned(crook.peer)
+            try:
+                await crook.connect(target)
+            except RemoteError:
+                pass
+            await trio.sleep(0.3)
+            assert last.peers() == []
+    for name in ("peers.db", "peers.db-journal"):
+        if (tmp_path / name).exists():
+            assert (tmp_path / name).stat().st_mode & 0o077 == 0
+
+
+async def test_scenario_28_a_ban_is_on_disk_within_seconds(tmp_path: Path) -> None:
+    """A process that is killed must not forget it."""
+    book = tmp_path / "peers.db"
+    strict, crook = new_network(book_path=book), new_network()
+    async with started(strict, crook):
+        strict.penalise(crook.peer, FATAL, "in this test")
+        await trio.sleep(1.8)
+        copy = tmp_path / "copy.db"
+        copy.write_bytes(book.read_bytes())
+    reader = new_network(book_path=copy)
+    async with reader.running([LOCAL], []):
+        assert reader.is_banned(crook.peer)
+
+
+async def test_scenario_27_a_victim_whose_book_is_poisoned_finds_its_old_neighbours(
+    tmp_path: Path,
+) -> None:
+    """It knew five honest peers; then an attacker with a /16 tells it 400 addresses, and forty
+    attackers connect. The bootstrap peer is the attacker's too."""
+    book, identity = tmp_path / "peers.db", Identity.generate()
+    honest = [new_network(profile=SMALL) for _ in range(5)]
+    async with AsyncExitStack() as stack:
+        for number, network in enumerate(honest):
+            await stack.enter_async_context(
+                network.running([f"/ip4/127.{10 + number}.0.1/tcp/0"], [])
+            )
+        known = [network.listen_addresses()[0] for network in honest]
+        before = new_network(identity=identity, profile=SMALL, book_path=book)
+        async with before.running(["/ip4/127.1.0.1/tcp/0"], known):
+            await until(lambda: len(before.peers()) == 5)
+            await trio.sleep(0.5)  # identify
+        attackers = [new_network(profile=limits.SERVER) for _ in range(4)]
+        for number, network in enumerate(attackers):
+            await stack.enter_async_context(network.running([f"/ip4/127.66.{number}.1/tcp/0"], []))
+        victim = new_network(identity=identity, profile=SMALL, book_path=book)
+        lure = attackers[0].listen_addresses()[0]
+        await stack.enter_async_context(victim.running(["/ip4/127.1.0.1/tcp/0"], [lure]))
+        for number in range(400):
+            fake = Identity.generate().peer
+            victim.remember(fake, [f"/ip4/127.66.{number % 200}.9/tcp/{4000 + number}"])
+        for network in attackers:
+            await network.connect(victim.listen_addresses()[0])
+        friends = {network.peer for network in honest}
+        await until(lambda: len(dialled(victim) & friends) >= 4, 20)
+        told = [
+            a for row in victim._book.rows()[1] if (a := row.address).startswith("/ip4/127.66.")
+        ]
+        assert len(told) <= SMALL.known_per_network
+
+
+@asynccontextmanager
+async def apart(count: int, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Libp2pNetwork]]:
+    """Two halves of a swarm, each around its own of two bootstrap peers that all know."""
+    monkeypatch.setattr(limits, "PROBE_S", 1.0)
+    content = limits.Profile(target_peers=1).on_one_machine()  # one peer is enough for each
+    identities = [Identity.generate() for _ in range(2)]
+    addresses = [f"/ip4/127.0.0.1/tcp/{free_port()}" for _ in range(2)]
+    given = [f"{a}/p2p/{to_text(i.peer)}" for a, i in zip(addresses, identities, strict=True)]
+    async with AsyncExitStack() as stack:
+        swarm = []
+        for half, (identity, address) in enumerate(zip(identities, addresses, strict=True)):
+            hub = new_network(identity=identity, profile=content)
+            await stack.enter_async_context(hub.running([address], []))
+            swarm.append(hub)
+            for _ in range(count):
+                member = new_network(profile=content)
+                await stack.enter_async_context(member.running([LOCAL], [given[half]]))
+                member._book.add_bootstrap(identities[1 - half].peer, addresses[1 - half])
+                swarm.append(member)
+        yield swarm
+
+
+async def test_scenario_9_two_halves_that_are_content_become_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with apart(2, monkeypatch) as swarm:
+        await until(lambda: len(component(swarm)) == len(swarm), 20)
+
+
+def component(swarm: list[Libp2pNetwork]) -> set[bytes]:
+    """Everybody whom the first one reaches."""
+    links = {network.peer: connected(network) for network in swarm}
+    reached, ahead = {swarm[0].peer}, [swarm[0].peer]
+    while ahead:
+        for peer in links[ahead.pop()] & links.keys() - reached:
+            reached.add(peer)
+            ahead.append(peer)
+    return reached
+
+
+async def test_a_worker_that_listens_at_nothing_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No inbound connection is needed: it dials, and everything else goes both ways from there."""
+    hub, other, worker = new_network(), new_network(), new_network()
+    at_worker, at_other = Inbox(worker), Inbox(other)
+    async with started(hub, other), worker.running([], list(hub.listen_addresses())):
+        assert worker.listen_addresses() == ()
+        await until(lambda: hub.peer in connected(worker) and worker.peer in connected(hub))
+        Inbox(hub)
+        await until(lambda: sum("t" in info.topics for info in worker.peers()) >= 1)
+        await trio.sleep(1.5)  # meshes
+        await other.publish("t", b"to the worker")
+        await worker.publish("t", b"from the worker")
+        await until(lambda: b"to the worker" in at_worker.got)
+        await until(lambda: b"from the worker" in at_other.got)
+        assert await ask(worker, hub.peer, b"there") == b"there"
+        assert await ask(hub, worker.peer, b"and back") == b"and back"
+
+
+class Sybils:
+    """Members that take part until `turn`: then they swallow all messages and send rubbish."""
+
+    def __init__(self, count: int, subnets: int, rng: random.Random) -> None:
+        self.networks = [
+            new_network(profile=replace(limits.SERVER, target_peers=0).on_one_machine())
+            for _ in range(count)
+        ]
+        self.rng = rng
+        self.subnets = subnets
+        self.are_bad = False
+        for network in self.networks:
+            network.subscribe("t", self._judge, lambda *_: None)
+
+    def _judge(self, sender: bytes, data: bytes) -> Acceptance:
+        return Acceptance.IGNORE if self.are_bad else Acceptance.ACCEPT
+
+    async def run(self, stack: AsyncExitStack, bootstrap: list[str]) -> None:
+        for number, network in enumerate(self.networks):
+            ip = f"127.66.{number % self.subnets}.{number // self.subnets + 1}"
+            await stack.enter_async_context(network.running([f"/ip4/{ip}/tcp/0"], bootstrap))
+
+    async def connect_to(self, victims: list[Libp2pNetwork]) -> None:
+        """Everybody to everybody, as far as they are let in."""
+
+        async def call(network: Libp2pNetwork, victim: Libp2pNetwork) -> None:
+            try:
+                await network.connect(victim.listen_addresses()[0])
+            except RemoteError:
+                pass
+
+        for victim in victims:
+            async with trio.open_nursery() as nursery:
+                for network in self.networks:
+                    nursery.start_soon(call, network, victim)
+
+    async def spam(self) -> None:
+        while True:
+            for network in self.networks:
+                await network.publish("t", b"bad" + self.rng.randbytes(16))
+            await trio.sleep(2.0)
+
+
+async def besieged(
+    moment: str, honest_count: int, sybil_count: int, messages: int
+) -> tuple[float, int, float]:
+    """(share of honest messages that arrived at honest nodes within 10 s, fewest honest links that
+    an honest node chose itself, mean score of the Sybils at honest nodes that know them)."""
+    rng = random.Random(26)
+    honest = [new_network(profile=SMALL) for _ in range(honest_count)]
+    inboxes = {}
+    for network in honest:
+        inboxes[network.peer] = inbox = Inbox(network)
+        network.subscribe(
+            "t",
+            lambda _, data: Acceptance.REJECT if data.startswith(b"bad") else Acceptance.ACCEPT,
+            lambda _, data, inbox=inbox: inbox.got.append(data),  # type: ignore[misc]
+        )
+    sybils = Sybils(sybil_count, 4, rng)
+    async with AsyncExitStack() as stack:
+        hub = honest[0]
+        await stack.enter_async_context(hub.running(["/ip4/127.10.0.1/tcp/0"], []))
+        bootstrap = list(hub.listen_addresses())
+        if moment == "dawn":  # they are there before everybody else
+            await sybils.run(stack, bootstrap)
+            await sybils.connect_to([hub])
+        for number, network in enumerate(honest[1:], 11):
+            await stack.enter_async_context(
+                network.running([f"/ip4/127.{number}.0.1/tcp/0"], bootstrap)
+            )
+        if moment != "dawn":
+            await until(lambda: all(len(connected(n)) >= 3 for n in honest), 60)
+            await sybils.run(stack, bootstrap)
+        await sybils.connect_to(honest)
+        await trio.sleep(3.0)
+        sybils.are_bad = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sybils.spam)
+            sent = []
+            for number in range(messages):
+                author = rng.choice(honest)
+                sent.append((author.peer, f"message {number}".encode()))
+                await author.publish("t", sent[-1][1])
+                await trio.sleep(0.2)
+            wanted = len(sent) * (honest_count - 1)
+            with trio.move_on_after(10.0):
+                while sum(map(len, (inbox.got for inbox in inboxes.values()))) < wanted:
+                    await trio.sleep(0.1)
+            await trio.sleep(3.0)
+            nursery.cancel_scope.cancel()
+        arrived = sum(
+            data in inboxes[n.peer].got for a, data in sent for n in honest if n.peer != a
+        )
+        friends = {network.peer for network in honest}
+        links = min(len(connected(network) & friends) for network in honest)
+        now = trio.current_time()
+        known = [n._scores.score(s.peer, now) for n in honest for s in sybils.networks]
+        bad = [score for score in known if score < 0]
+        return arrived / len(sent) / (honest_count - 1), links, sum(bad) / max(1, len(bad))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_scenario_26_in_small_ten_sybils_against_four() -> None:
+    delivery, links, score = await besieged("flash", 4, 10, 10)
+    assert delivery >= 0.99 and links >= 2 and score < 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("moment", ["cold", "flash", "dawn"])
+async def test_scenario_26_a_hundred_sybils_against_twenty(moment: str) -> None:
+    delivery, links, score = await besieged(moment, 20, 100, 40)
+    print(f"\n{moment}: delivery {delivery:.4f}, fewest honest links {links}, score {score:.1f}")
+    assert delivery >= 0.99 and links >= 2 and score < 0

@@ -1,0 +1,122 @@
+"""Scenario 12: the disk is full while files are written. The last good file stays, the state says
+`degraded: disk`, and work goes on when there is room; on a real file system that is really full."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from pathlib import Path
+
+import pytest
+import trio
+
+from primed.node.disk import DiskWatch, is_disk_full
+from primed.node.problems import Problems
+
+from .small_disk import run_on_small_disk
+
+CHILD = """
+import sys
+from pathlib import Path
+import numpy as np
+from primed.training import weights
+from primed.training.child import _supervised
+
+disk = Path(sys.argv[1])
+old = {"a": np.arange(200_000, dtype=np.uint16)}
+new = {"a": old["a"][::-1].copy()}
+weights.write(disk / "state", old)
+before = (disk / "state").read_bytes()
+ballast = disk / "ballast"
+try:
+    with ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+except OSError:
+    pass
+reply = _supervised(7, lambda: weights.write(disk / "state", new))
+print(type(reply).__name__, reply.kind, reply.fatal)
+print((disk / "state").read_bytes() == before, sorted(path.name for path in disk.iterdir()))
+ballast.unlink()
+weights.write(disk / "state", new)
+print(np.array_equal(weights.read(disk / "state")[0]["a"], new["a"]))
+"""
+STORE = """
+import sqlite3, sys
+from pathlib import Path
+from primed.node.disk import is_disk_full
+from primed.node.store import Store
+from primed.node.store.batches import BatchRow
+
+disk = Path(sys.argv[1])
+store, run = Store(disk / "primed.db"), bytes(32)
+counter = 0
+try:
+    while True:
+        store.batches.put(run, BatchRow(counter, "stored", b"v", bytes(20_000)))
+        counter += 1
+except sqlite3.OperationalError as error:
+    print(is_disk_full(error), counter > 10)
+(newest,) = store.batches.newest(run, 1)
+print(newest.counter == counter - 1)
+store.close()
+for path in disk.glob("ballast*"):
+    path.unlink()
+store = Store(disk / "primed.db")
+store.batches.put(run, BatchRow(counter, "stored", b"v"))
+print([row.counter for row in store.batches.newest(run, 2)] == [counter, counter - 1])
+"""
+
+
+def test_a_checkpoint_without_room_leaves_the_one_before(tmp_path: Path) -> None:
+    out = run_on_small_disk(tmp_path / "disk", CHILD, mib=2)
+    assert out.splitlines() == ["Failed disk False", "True ['ballast', 'state']", "True"]
+
+
+def test_a_store_without_room_keeps_what_it_has_and_goes_on(tmp_path: Path) -> None:
+    ballast = "(disk / 'ballast').write_bytes(bytes(2**20))\ncounter = 0"
+    script = STORE.replace("counter = 0", ballast, 1)
+    out = run_on_small_disk(tmp_path / "disk", script, mib=6)
+    assert out.splitlines() == ["True True", "True", "True"]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_full"),
+    [
+        (OSError(errno.ENOSPC, "no room"), True),
+        (OSError(errno.EDQUOT, "no more for you"), True),
+        (ExceptionGroup("", [ValueError(), OSError(errno.ENOSPC, "")]), True),
+        (OSError(errno.EACCES, ""), False),
+        (ExceptionGroup("", [ValueError()]), False),
+    ],
+)
+def test_which_errors_mean_a_full_disk(error: Exception, is_full: bool) -> None:
+    assert is_disk_full(error) == is_full
+
+
+def test_a_database_error_of_another_kind_is_none() -> None:
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        sqlite3.connect(":memory:").execute("nonsense")
+    assert not is_disk_full(caught.value)
+
+
+@pytest.mark.trio
+async def test_the_state_is_degraded_while_there_is_too_little_room(tmp_path: Path) -> None:
+    problems = Problems()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(DiskWatch(tmp_path, problems, least_bytes=2**62).run)
+        with trio.fail_after(5):
+            while not problems.views():
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    (problem,) = problems.views()
+    assert problem.name == "disk" and "MiB are free" in problem.what
+    watch = DiskWatch(tmp_path, problems, least_bytes=1)
+    watch.note()
+    assert "no room on the disk" in problems.views()[0].what
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch.run)
+        with trio.fail_after(5):
+            while problems.views():
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
