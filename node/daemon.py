@@ -24,7 +24,6 @@ from primed.node.hosting import hosted
 from primed.node.invite import Invite
 from primed.node.joining import Joining
 from primed.node.metrics import Metrics, metrics_app
-from primed.node.participation import wall_clock_ms
 from primed.node.paths import Paths
 from primed.node.services import Services
 from primed.node.serving import serving, tcp_listener, unix_listener
@@ -170,7 +169,7 @@ class Daemon:
         nursery.start_soon(self._systemd.beat)
         for name, serve in (
             ("hello", joining.hello.run),
-            ("doppelganger", lambda: double.make_sure(peers, is_alone, wall_clock_ms)),
+            ("doppelganger", lambda: double.make_sure(peers, is_alone, services.wall_clock)),
             ("disk", services.disk.run),
             ("metrics", lambda: keep_gauges(services, shown)),
             ("watchdog", dog.run),

@@ -9,7 +9,6 @@ views and wake by `changes`. Payloads and batches travel by protocols; children 
 from __future__ import annotations
 
 import random
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -83,7 +82,7 @@ class Participation:
         servers, sign = services.servers, services.identity.sign
         rng = random.Random(self.me)
         self.events = EventLog(
-            servers, services.store.events, run.run_id, self.me, sign, wall_clock_ms, rng
+            servers, services.store.events, run.run_id, self.me, sign, services.wall_clock, rng
         )
         payloads = PayloadStore(self.folder / "payloads")
         self.shardcast = Shardcast(servers, payloads, run.run_id, self.me, sign, rng)
@@ -334,7 +333,3 @@ class Participation:
                 parents = self.lineages.manifests[at].parents
                 at = parents[0] if parents else None
         return wanted | ({self.lineages.base} if self.lineages.base else set())
-
-
-def wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000

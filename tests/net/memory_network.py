@@ -27,6 +27,7 @@ from primed.p2p.network import (
     Validator,
 )
 from primed.p2p.uploads import Uploads
+from primed.p2p.overlay import Redial
 from primed.verify.signing import Signer, peer_id_of
 
 
@@ -143,6 +144,13 @@ class MemoryNetwork:
 
     def state(self) -> tuple[str, str]:
         return ("online", "") if self.linked else ("alone", "no peer is connected")
+
+    @property
+    def is_running(self) -> bool:
+        return True
+
+    def redials(self) -> list[Redial]:
+        return []
 
     async def connect(self, address: str) -> PeerId:
         raise RemoteError("memory networks are linked by their fabric")
