@@ -67,7 +67,6 @@ class Participation:
         self.changes = Changes(services.waits)
         self.lineages = Lineages(run)
         self.cases = Cases(run)
-        self.ledger = LedgerKeeper(run, services.store, self.changes, services.problems)
         self.own = OwnBatches(run, self.me, services.store)
         self.tallies = Tallies()
         self.tasks: list[RoleTask] = []
@@ -83,6 +82,9 @@ class Participation:
         rng = random.Random(self.me)
         self.events = EventLog(
             servers, services.store.events, run.run_id, self.me, sign, services.wall_clock, rng
+        )
+        self.ledger = LedgerKeeper(
+            run, services.store, self.changes, services.problems, self.events.branch
         )
         payloads = PayloadStore(self.folder / "payloads")
         self.shardcast = Shardcast(servers, payloads, run.run_id, self.me, sign, rng)
@@ -102,6 +104,8 @@ class Participation:
         self.cases.adopt(self.ledger.state, trio.current_time())
         await self.events.load()
         await self.events.replay(self._observe)
+        for author, seq in self.events.voids().items():
+            self._void(author, seq, None)
         self.events.on_entry(self._observe)
         self.events.on_equivocation(self._void)
         self.ledger.on_state(self._adopt)

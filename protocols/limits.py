@@ -53,6 +53,7 @@ RANGE_MAX_BYTES = 1 * MIB
 ANTI_ENTROPY_S = 3.0
 RECOVER_HEAD_S = 10.0
 RECOVER_HEAD_PEERS = 2
+BRANCH_PEERS = 8  # asked for the branch of an equivocator that a cut took
 
 # ---- shardcast
 PUSH_MAX_BYTES = 1 * MIB  # larger payloads are pulled
