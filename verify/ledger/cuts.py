@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from primed.verify.digests import digest
 from primed.verify.ledger.equivocation import without_forks
 from primed.verify.ledger.fold import contiguous, fold
-from primed.verify.ledger.state import State
+from primed.verify.ledger.state import State, waits_for_cuts
 from primed.verify.runspec import Run
 from primed.verify.statements import Cut, Entry, Head
 
@@ -37,13 +37,15 @@ class MissingEvents(Exception):
 def propose_cut(
     run: Run, state: State, entries: Iterable[Entry], forks: dict[bytes, int] | None = None
 ) -> tuple[Cut, State] | None:
-    """The next cut over all contiguous entries, and the state it gives; None if nothing is new.
+    """The next cut over all contiguous entries, and the state it gives; None if nothing is new and
+    nothing in the state waits for a cut to pass.
 
     entries: events after the state's heads, any order, older ones are skipped. forks: author ->
     first forked sequence number, from earlier evidence; forks among `entries` are found here.
     """
     chains = contiguous(state, without_forks(entries, forks))
-    if all(isinstance(entry.body, Cut) for chain in chains.values() for entry in chain):
+    is_news = any(not isinstance(entry.body, Cut) for chain in chains.values() for entry in chain)
+    if not is_news and not waits_for_cuts(run, state):
         return None
     # More authors than fit take turns: the order is another one after each cut.
     turns = sorted(chains, key=lambda author: digest("turn", state.root, author))[:HEADS_MAX]
