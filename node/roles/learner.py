@@ -22,7 +22,7 @@ from primed.node.supervisor import Child, ChildFailed
 from primed.node.views import RoleView
 from primed.protocols.disk import on_disk
 from primed.training.messages import FORWARD_TOKENS, Train, Trained
-from primed.verify.cases import Case
+from primed.verify.cases import OVER, Case
 from primed.verify.runspec import Role
 from primed.verify.statements import Manifest, version_of
 
@@ -105,9 +105,12 @@ class Learner:
 
     async def _files(self, step: int, commitments: list[bytes]) -> list[tuple[bytes, Path]] | None:
         """The chosen batches' files. After a restart they are inspected again first; a batch
-        that cannot be had any more ends the choice, since the step was never made."""
+        that came to an end or cannot be had any more ends the choice, since the step was never
+        made."""
 
         def look() -> list[tuple[bytes, Path]] | None:
+            if any(map(self._is_over, commitments)):
+                return []
             found = [
                 (each, path) for each in commitments if (path := self._inspections.passed(each))
             ]
@@ -116,9 +119,14 @@ class Learner:
         files = await self._part.changes.until(
             look, f"files of step {step}", "the chosen batches to be inspected", BATCHES_S
         )
-        if files is None:
+        if not files:
             await on_disk(self._part.store.journal.drop, self._part.run.run_id, step)
-        return files
+        return files or None
+
+    def _is_over(self, commitment: bytes) -> bool:
+        """Whether a chosen batch will not be trained on any more, and its file may be deleted."""
+        case = self._part.cases.case(commitment)
+        return case is None or bool(case.used_by) or case.state in OVER
 
     async def _enough(self, step: int) -> list[Case] | None:
         part = self._part
