@@ -60,10 +60,6 @@ class Serving:
         self._news = trio.Event()
         self._provides = trio.Event()
         self._telling = trio.CapacityLimiter(TELLING_AT_ONCE)
-        if network.bulk is not None:
-            served = partial(trio.lowlevel.current_trio_token().run_sync_soon, self._served)
-            talk = partial(answer_wants, store, network.uploads, served)
-            network.bulk.serve(purpose_of(run_id), talk)
         network.on_peer(self._forget_on_disconnect)
 
     # ---- for the service
@@ -86,6 +82,11 @@ class Serving:
         self._announcer.forget(payload)
 
     async def run(self) -> None:
+        """From now on also over the bulk lane, where the network has one."""
+        if self._network.bulk is not None:
+            served = partial(trio.lowlevel.current_trio_token().run_sync_soon, self._served)
+            talk = partial(answer_wants, self._store, self._network.uploads, served)
+            self._network.bulk.serve(purpose_of(self._run_id), talk)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._provide)
             while True:
@@ -114,8 +115,8 @@ class Serving:
     def _shown(self, peer: PeerId, payload: Payload) -> bytes:
         if self._network.uploads.quiet_s():
             return b""
-        now = trio.current_time()
-        return bytes(self._announcer.subscribe(peer, payload, self._peers(), now))
+        self._news.set()
+        return bytes(self._announcer.subscribe(peer, payload, trio.current_time()))
 
     def _refuse_if_unfit(self, peer: PeerId, payload: Payload) -> None:
         reason, wait_s = self._network.uploads.why_not()

@@ -44,6 +44,7 @@ from primed.protocols.shardcast.machine import (
 from primed.protocols.shardcast.messages import GetHave, Have, Leaves, Noted, Shard
 from primed.protocols.shardcast.pace import Pace
 from primed.protocols.shardcast.store import PayloadStore
+from primed.verify.digests import digest
 from primed.verify.statements import Payload
 
 TICK_S = 0.25
@@ -174,16 +175,21 @@ class Transfer:
         return self._looked
 
     def _candidates(self) -> tuple[PeerId, ...]:
-        """Connected peers, but not over relays for what is large; beyond them the learner while
-        there are few, and who is said to have the payload."""
+        """The learner, where it is connected or few others are; then connected peers, but not over
+        relays for what is large, in an order of our own; then who is said to have the payload."""
         is_large = self.payload.size_bytes > PUSH_MAX_BYTES
         infos = self._network.peers()
         peers = {info.peer for info in infos}
         if len(peers) < SOURCES_MAX:
             peers.add(self._learner)
-        peers |= self._hinted
         relayed = {info.peer for info in infos if info.relayed and is_large}
-        return tuple(sorted(peers - relayed - {self._network.peer}))
+        excluded = relayed | {self._network.peer}
+        near = sorted(peers - excluded, key=self._liking)
+        return (*near, *sorted(self._hinted - peers - excluded))
+
+    def _liking(self, peer: PeerId) -> tuple[bool, bytes]:
+        drawn = digest("neighbour", self.payload.root, self._network.peer, peer)
+        return peer != self._learner, drawn
 
     async def _carry_out(self, effect: Effect) -> None:
         if isinstance(effect, AskHave):
