@@ -30,6 +30,7 @@ from primed.protocols.shardcast.messages import (
     Leaves,
     Noted,
 )
+from primed.protocols.shardcast.neighbours import Neighbours
 from primed.protocols.shardcast.store import PayloadStore
 from primed.verify.statements import Payload
 
@@ -49,12 +50,14 @@ class Serving:
         store: PayloadStore,
         run_id: bytes,
         rng: random.Random,
+        neighbours: Neighbours,
         told: Told,
     ) -> None:
         self._network = network
         self._client = client
         self._store = store
         self._run_id = run_id
+        self._neighbours = neighbours
         self._told = told
         self._announcer = Announcer(store.have, rng)
         self._news = trio.Event()
@@ -91,7 +94,8 @@ class Serving:
             nursery.start_soon(self._provide)
             while True:
                 if not self._network.uploads.quiet_s():
-                    for news in self._announcer.due(self._peers(), trio.current_time()):
+                    among = len(self._neighbours.connected())
+                    for news in self._announcer.due(among, trio.current_time()):
                         nursery.start_soon(self._tell, news)
                 with trio.move_on_after(TICK_S):
                     await self._news.wait()
@@ -109,9 +113,6 @@ class Serving:
 
     # ---- inside
 
-    def _peers(self) -> int:
-        return len(self._network.peers())
-
     def _shown(self, peer: PeerId, payload: Payload) -> bytes:
         if self._network.uploads.quiet_s():
             return b""
@@ -123,7 +124,7 @@ class Serving:
         if reason:
             raise Refused("busy", reason, retry_after_ms=int(1000 * min(wait_s, 600)))
         is_large = payload.size_bytes > PUSH_MAX_BYTES
-        if is_large and any(info.relayed for info in self._network.peers() if info.peer == peer):
+        if is_large and peer in self._neighbours.relayed():
             raise Refused("denied", "nothing large over a relay")
 
     async def _within_cap(self, peer: PeerId, message: GetLeaves) -> AsyncIterator[Leaf]:

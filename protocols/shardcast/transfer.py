@@ -42,6 +42,7 @@ from primed.protocols.shardcast.machine import (
     Tick,
 )
 from primed.protocols.shardcast.messages import GetHave, Have, Leaves, Noted, Shard
+from primed.protocols.shardcast.neighbours import Neighbours
 from primed.protocols.shardcast.pace import Pace
 from primed.protocols.shardcast.store import PayloadStore
 from primed.verify.digests import digest
@@ -62,6 +63,7 @@ class Transfer:
         learner: PeerId,
         rng: random.Random,
         lanes: Lanes,
+        neighbours: Neighbours,
         gained: Callable[[], None],
     ) -> None:
         """gained: called when a leaf was stored."""
@@ -77,6 +79,7 @@ class Transfer:
         self._learner = learner
         self._rng = rng
         self._lanes = lanes
+        self._neighbours = neighbours
         self._gained = gained
         self._pace = Pace()
         self._hinted: set[PeerId] = set()  # peers beyond the connected ones that may have it
@@ -178,12 +181,10 @@ class Transfer:
         """The learner, where it is connected or few others are; then connected peers, but not over
         relays for what is large, in an order of our own; then who is said to have the payload."""
         is_large = self.payload.size_bytes > PUSH_MAX_BYTES
-        infos = self._network.peers()
-        peers = {info.peer for info in infos}
+        peers = set(self._neighbours.connected())
         if len(peers) < SOURCES_MAX:
             peers.add(self._learner)
-        relayed = {info.peer for info in infos if info.relayed and is_large}
-        excluded = relayed | {self._network.peer}
+        excluded = {self._network.peer, *(self._neighbours.relayed() if is_large else ())}
         near = sorted(peers - excluded, key=self._liking)
         return (*near, *sorted(self._hinted - peers - excluded))
 
