@@ -7,6 +7,7 @@ things depend on each other: store, children's supervisor, network, hello, local
 from __future__ import annotations
 
 import math
+import resource
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -82,6 +83,7 @@ class Daemon:
             profile=_limits(config),
             book_path=paths.root / "peers.db",
             uploads=_uploads(config),
+            offers_relay=config.profile == "server" or "relay" in config.roles,
         )
         supervisor = Supervisor(
             paths.logs,
@@ -198,5 +200,6 @@ def _limits(config: Config) -> limits.Profile:
         bulk_up=own.bulk_up,
         bulk_down=own.bulk_down,
     )
+    profile = profile.within(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     on_loopback = all(address.startswith("/ip4/127.") for address in config.listen)
     return profile.on_one_machine() if on_loopback else profile

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Protocol, TypeVar
 
 from primed.p2p.overlay import Redial
+from primed.p2p.reachability import Reachability
 from primed.p2p.uploads import Uploads
 
 PeerId = bytes
@@ -145,6 +146,10 @@ class Network(Protocol):
     @property
     def bulk(self) -> Bulk | None:
         """The bulk lane, where this network has one."""
+
+    @property
+    def reachability(self) -> Reachability:
+        """Whether others can dial us, with evidence."""
 
     def listen_addresses(self) -> tuple[str, ...]:
         """Multiaddrs others can dial, ending in /p2p/<our id>."""

@@ -20,6 +20,7 @@ from primed.p2p.network import Deliver, Handler, PeerInfo, PeerListener, Traffic
 from primed.p2p.overlay import Overlay, Redial
 from primed.p2p.peerbook import TOLD, PeerBook
 from primed.p2p.penalties import Consequence, Scores
+from primed.p2p.reachability import Kind, Reachability
 from primed.p2p.simnet.connection import Connection
 from primed.p2p.simnet.discovery import Discovery, Found, nearest
 from primed.p2p.simnet.gossip import Gossip
@@ -88,6 +89,11 @@ class SimNetwork:
     @property
     def bulk(self) -> None:
         """Large payloads take streams: a lane beside them would need threads."""
+
+    @property
+    def reachability(self) -> Reachability:
+        kind = Kind.PUBLIC if self.host.is_public else Kind.OUTBOUND
+        return Reachability(kind, "so the world was made")
 
     def listen_addresses(self) -> tuple[str, ...]:
         return (f"{self.host.address}/p2p/{peerid.to_text(self.peer)}",)

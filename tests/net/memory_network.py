@@ -26,8 +26,9 @@ from primed.p2p.network import (
     Traffic,
     Validator,
 )
-from primed.p2p.uploads import Uploads
 from primed.p2p.overlay import Redial
+from primed.p2p.reachability import Kind, Reachability
+from primed.p2p.uploads import Uploads
 from primed.verify.signing import Signer, peer_id_of
 
 
@@ -131,6 +132,10 @@ class MemoryNetwork:
     @property
     def bulk(self) -> None:
         return None
+
+    @property
+    def reachability(self) -> Reachability:
+        return Reachability(Kind.LOCAL, "it is in memory")
 
     def listen_addresses(self) -> tuple[str, ...]:
         return ()
