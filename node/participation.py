@@ -39,6 +39,7 @@ TICK_S = 0.2
 RECOVER_S, ALONE_S = 10.0, 1.0  # to learn the node's own head from peers, if there are any
 TIDY_S = 5.0
 VERDICTS_KEPT = 1000
+DELTAS_KEPT = 16  # newest deltas that are served, whatever snapshots there are
 VERSIONS_KEPT = 8  # steps of weights kept beyond the staleness bound
 _log = structlog.get_logger("primed.run")
 
@@ -312,20 +313,17 @@ class Participation:
                 await self.rollouts.forget(case.body.batch)
 
     def retained(self) -> list[Manifest]:
-        """Versions whose payloads are kept and served: of each lineage, from the second newest
-        snapshot on; newest first."""
-        kept: list[Manifest] = []
-        for learner in self.run.peers("learner"):
-            snapshots = 0
-            for manifest in self.lineages.chain(learner):
-                kept.append(manifest)
-                snapshots += manifest.snapshot is not None
-                if snapshots == 2:
-                    break
-        return kept
+        """Manifests whose payloads are kept and served, of all lineages; newest first."""
+        leased = self.cases.leased_versions()
+        return [
+            manifest
+            for learner in self.run.peers("learner")
+            for manifest in self.lineages.retained(learner, leased, DELTAS_KEPT)
+        ]
 
     def _wanted_versions(self) -> set[bytes]:
-        """Weights to keep: the newest steps, what open cases name, and the base checkpoint."""
+        """Weights to keep: the newest steps, what open cases name, the base checkpoint, and of an
+        own lineage the newest snapshot, where merged deltas start."""
         wanted = self.cases.leased_versions()
         steps = self.run.spec.parameters.max_staleness + VERSIONS_KEPT
         for learner in self.run.peers("learner"):
@@ -336,4 +334,5 @@ class Participation:
                 wanted.add(at)
                 parents = self.lineages.manifests[at].parents
                 at = parents[0] if parents else None
-        return wanted | ({self.lineages.base} if self.lineages.base else set())
+        own = self.lineages.newest_snapshot(self.me) if "learner" in self.roles else None
+        return wanted | {version for version in (self.lineages.base, own) if version is not None}

@@ -18,6 +18,7 @@ from primed.node.participation import Participation
 from primed.node.policies import PolicyUnavailable
 from primed.node.roles.inspections import Inspections
 from primed.node.roles.memory import OutOfMemory, Portion
+from primed.node.roles.merging import Merging
 from primed.node.supervisor import Child, ChildFailed
 from primed.node.views import RoleView
 from primed.protocols.disk import on_disk
@@ -45,6 +46,7 @@ class Learner:
         self._portion = Portion(FORWARD_TOKENS)
         self._folder = part.folder / "learner"
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._merging = Merging(part, child, self._folder)
 
     def view(self) -> RoleView:
         return RoleView(
@@ -54,6 +56,7 @@ class Learner:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._inspections.run)
+            nursery.start_soon(self._merging.run)
             while not self._part.is_finished():
                 try:
                     await self._one_step()

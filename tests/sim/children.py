@@ -31,6 +31,8 @@ from primed.training.messages import (
     Inspected,
     Materialise,
     Materialised,
+    Merge,
+    Merged,
     Ready,
     Reply,
     Request,
@@ -51,7 +53,15 @@ from primed.verify.runspec import MICRO
 
 from .model import SimEngine, write_step
 
-SECONDS = {Generate: 4.0, Check: 0.5, Inspect: 0.05, Train: 2.0, Materialise: 0.1, Configure: 0.5}
+SECONDS = {
+    Generate: 4.0,
+    Check: 0.5,
+    Inspect: 0.05,
+    Train: 2.0,
+    Materialise: 0.1,
+    Merge: 0.2,
+    Configure: 0.5,
+}
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,9 @@ class SimChild:
                     return self._conduct.opine(self._check(request))
                 case Train():
                     return self._train(request)
+                case Merge():
+                    base, new = Path(request.base_path), Path(request.new_path)
+                    return Merged(request.id, deltas.encode(base, new, Path(request.out_path)), 0.0)
                 case _:
                     return Failed(request.id, "bug", "not served here")
         except BadInput as error:
