@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from primed.node.child_link import BrokenLink, ChildLink
+from primed.node.child_link import BrokenLink, Link
 from primed.node.child_stops import ChildFailed, Policy, Stop, stop_of, stop_of_failure
 from primed.node.views import ChildState, ChildView, WaitView
 from primed.training.messages import (
@@ -60,7 +60,7 @@ class Child:
         self,
         name: str,
         configure: Configure,
-        spawn: Callable[[], Awaitable[ChildLink]],
+        spawn: Callable[[], Awaitable[Link]],
         policy: Policy,
         on_stop: Callable[[Child, Stop], None],
     ) -> None:
@@ -73,7 +73,7 @@ class Child:
         self._policy = policy
         self._on_stop = on_stop
         self._state: ChildState = "starting"
-        self._link: ChildLink | None = None
+        self._link: Link | None = None
         self._current: _Errand | None = None
         self._ids = configure.id
         self._put, self._take = trio.open_memory_channel[_Errand](WAITING_MAX)
@@ -212,15 +212,15 @@ class Child:
             self._lived_s = trio.current_time() - born
         return not self.is_hopeless()
 
-    async def _serve(self, link: ChildLink) -> None:
+    async def _serve(self, link: Link) -> None:
         async with trio.open_nursery() as nursery:
             for task in (self._read, self._feed, self._watch):
                 nursery.start_soon(self._until_stop, task, link, nursery.cancel_scope)
 
     async def _until_stop(
         self,
-        task: Callable[[ChildLink], Awaitable[Stop]],
-        link: ChildLink,
+        task: Callable[[Link], Awaitable[Stop]],
+        link: Link,
         scope: trio.CancelScope,
     ) -> None:
         try:
@@ -230,7 +230,7 @@ class Child:
         self._stop = self._stop or stop
         scope.cancel()
 
-    async def _bury(self, link: ChildLink) -> None:
+    async def _bury(self, link: Link) -> None:
         """End the process, and tell whoever still waits for it."""
         await link.end(0.0 if self._stop and self._stop.kind == "hang" else self._policy.grace_s)
         self._link = None
@@ -262,7 +262,7 @@ class Child:
 
     # ---- the three tasks of an incarnation: each returns why it ended -----------------------
 
-    async def _read(self, link: ChildLink) -> Stop:
+    async def _read(self, link: Link) -> Stop:
         while True:
             message = await link.receive()
             self._heartbeats += 1
@@ -276,7 +276,7 @@ class Child:
                 if isinstance(message, Failed) and message.fatal:
                     return stop_of_failure(message)
 
-    async def _feed(self, link: ChildLink) -> Stop:
+    async def _feed(self, link: Link) -> Stop:
         hello = _Errand(self.configure, "starting", self._policy.ready_s)
         if (stop := await self._exchange(link, hello)) is not None:
             return stop
@@ -291,7 +291,7 @@ class Child:
                 return stop
         return Stop("crash", "was closed")
 
-    async def _exchange(self, link: ChildLink, errand: _Errand) -> Stop | None:
+    async def _exchange(self, link: Link, errand: _Errand) -> Stop | None:
         """Serve one errand; a Stop if the child did not answer in time."""
         self._ids += 1
         errand.request = msgspec.structs.replace(errand.request, id=self._ids)
@@ -305,7 +305,7 @@ class Child:
             return Stop("hang", f"hung: {errand.name} took more than {errand.timeout_s:.0f} s")
         return None
 
-    async def _watch(self, link: ChildLink) -> Stop:
+    async def _watch(self, link: Link) -> Stop:
         """Counts ticks without a heartbeat rather than seconds, so that a daemon that was itself
         held up does not blame its children. A busy child is bounded by its request's deadline."""
         seen, missed = self._heartbeats, 0

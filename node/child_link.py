@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import trio
@@ -26,6 +27,24 @@ OUTPUT_MAX_BYTES = 1024 * 1024
 _KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH")
 _KEPT_PREFIXES = ("CUDA_", "NVIDIA_")
 _REPLY: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+class Link(Protocol):
+    """A running child, as the supervisor sees it; see ChildLink for what the methods do."""
+
+    @property
+    def pid(self) -> int: ...
+
+    async def send(self, message: Request) -> None: ...
+
+    async def receive(self) -> Reply: ...
+
+    async def end(self, grace_s: float) -> int: ...
+
+    async def exited(self, within_s: float) -> int | None: ...
+
+
+Spawn = Callable[[Sequence[str], int, Path], Awaitable[Link]]  # (command, threads, log file)
 
 
 class BrokenLink(Exception):

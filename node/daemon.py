@@ -7,6 +7,7 @@ things depend on each other: store, children's supervisor, network, hello, local
 from __future__ import annotations
 
 import math
+import resource
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -24,7 +25,6 @@ from primed.node.hosting import hosted
 from primed.node.invite import Invite
 from primed.node.joining import Joining
 from primed.node.metrics import Metrics, metrics_app
-from primed.node.participation import wall_clock_ms
 from primed.node.paths import Paths
 from primed.node.services import Services
 from primed.node.serving import serving, tcp_listener, unix_listener
@@ -84,6 +84,7 @@ class Daemon:
             book_path=paths.root / "peers.db",
             announce=config.announce,
             uploads=_uploads(config),
+            offers_relay=config.profile == "server" or "relay" in config.roles,
         )
         supervisor = Supervisor(
             paths.logs,
@@ -172,7 +173,7 @@ class Daemon:
         nursery.start_soon(self._systemd.beat)
         for name, serve in (
             ("hello", joining.hello.run),
-            ("doppelganger", lambda: double.make_sure(peers, is_alone, wall_clock_ms)),
+            ("doppelganger", lambda: double.make_sure(peers, is_alone, services.wall_clock)),
             ("disk", services.disk.run),
             ("metrics", lambda: keep_gauges(services, shown)),
             ("watchdog", dog.run),
@@ -201,5 +202,6 @@ def _limits(config: Config) -> limits.Profile:
         bulk_up=own.bulk_up,
         bulk_down=own.bulk_down,
     )
+    profile = profile.within(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     on_loopback = all(address.startswith("/ip4/127.") for address in config.listen)
     return profile.on_one_machine() if on_loopback else profile

@@ -19,7 +19,7 @@ import trio
 from primed.node.config import DISHONEST_VARIABLE
 from primed.node.doppelganger import Doubles
 from primed.node.invite import Invite, parse_invite
-from primed.node.participation import Participation, RoleTask, wall_clock_ms
+from primed.node.participation import Participation, RoleTask
 from primed.node.roles.cache import Cache
 from primed.node.roles.learner import Learner
 from primed.node.roles.originator import Originator
@@ -70,14 +70,14 @@ class Joining:
             self._record,
             services.identity.sign,
             lambda: {run_id: run.signed for run_id, run in self.known.items()},
-            wall_clock_ms,
+            services.wall_clock,
         )
         self.hello.on_record(self._on_record)
 
     # ---- hello -----------------------------------------------------------------------------
 
     def _record(self) -> NodeRecord:
-        now = wall_clock_ms()
+        now = self._services.wall_clock()
         roles = {role for part in self.parts.values() for role in part.roles}
         return NodeRecord(
             peer=self._services.identity.peer,
@@ -94,7 +94,7 @@ class Joining:
 
     def _on_record(self, record: NodeRecord) -> None:
         self._services.network.remember(record.peer, record.addresses)
-        self._services.clocks.observe(record.peer, record.sequence, wall_clock_ms())
+        self._services.clocks.observe(record.peer, record.sequence, self._services.wall_clock())
         for run_id in record.runs:
             is_new = run_id not in self.known and run_id not in self._asked
             if is_new and len(self.known) + len(self._asked) < RUNS_KNOWN:
@@ -111,7 +111,7 @@ class Joining:
     async def _remember(self, run: Run) -> None:
         if run.run_id not in self.known:
             runs = self._services.store.runs
-            await on_disk(runs.add, run.run_id, run.signed, wall_clock_ms())
+            await on_disk(runs.add, run.run_id, run.signed, self._services.wall_clock())
             self.known[run.run_id] = run
 
     # ---- joining ---------------------------------------------------------------------------
@@ -189,7 +189,7 @@ class Joining:
             return run
         await self._remember(run)
         runs = self._services.store.runs
-        await on_disk(runs.join, run_id, roles or ("auto",), wall_clock_ms())
+        await on_disk(runs.join, run_id, roles or ("auto",), self._services.wall_clock())
         self._start(run, wanted)
         return run
 
@@ -319,7 +319,7 @@ class Joining:
         path = Path(spec_path).expanduser().absolute()
         file = await on_disk(read_run_file, path)
         me = self._services.identity
-        spec = await on_disk(build_spec, path, file, me.peer, wall_clock_ms())
+        spec = await on_disk(build_spec, path, file, me.peer, self._services.wall_clock())
         run = sign_run(spec, me.sign)
         folder = self._services.paths.run(run.run_id)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -27,9 +27,11 @@ from primed.verify.ledger import (
     propose_cut,
 )
 from primed.verify.runspec import Run
-from primed.verify.statements import Cut, Entry
+from primed.verify.statements import Cut, Entry, Head
 
 MISSING_S = 60.0  # events a cut names that are not here after this long are a problem
+BRANCH_RETRY_S = 2.0
+Branch = Callable[[Head, int, bytes, bytes], Awaitable[list[Entry]]]  # EventLog.branch
 STATES_KEPT = 4
 _log = structlog.get_logger("primed.ledger")
 
@@ -41,13 +43,17 @@ class LedgerKeeper:
         store: Store,
         changes: Changes,
         problems: Problems,
+        branch: Branch,
     ) -> None:
+        """branch: gets the events that lead to a head from peers (head, first, its prev, ask)."""
         self.state: State = genesis(run)
         self.forks: dict[bytes, int] = {}  # author -> first forked sequence number
         self._run = run
         self._store = store
         self._changes = changes
         self._problems = problems
+        self._branch = branch
+        self._branches: dict[bytes, list[Entry]] = {}  # author who forked -> what the cut took
         self._listeners: list[Callable[[State], Awaitable[None]]] = []
         self._entries: list[Entry] = []  # after the state's heads
         self._cuts: dict[int, Entry] = {}  # the originator's, not yet applied
@@ -93,8 +99,10 @@ class LedgerKeeper:
         number = self.state.number + 1
         problem = f"ledger-{self._run.run_id.hex()[:8]}"
         try:
-            folded = await on_disk(check_cut, self._run, self.state, cut, list(self._entries))
-        except MissingEvents:
+            folded = await on_disk(check_cut, self._run, self.state, cut, self._entries_for_cut())
+        except MissingEvents as missing:
+            if await self._take_branches(cut, {author for author, _, _ in missing.gaps}):
+                return
             before = len(self._entries)
             more = await self._changes.until(
                 lambda: len(self._entries) > before or None,
@@ -116,12 +124,33 @@ class LedgerKeeper:
         self._problems.clear(problem)
         await self._adopt(folded, cut.digest)
 
+    def _entries_for_cut(self) -> list[Entry]:
+        own = (entry for entry in self._entries if entry.author not in self._branches)
+        return [*own, *(entry for branch in self._branches.values() for entry in branch)]
+
+    async def _take_branches(self, cut: Entry, missing: set[bytes]) -> bool:
+        """A cut stands that took events of authors who were found to have forked only later. Who
+        holds the other branch, or came after the proof, gets those events from peers; whether any
+        were got."""
+        assert isinstance(cut.body, Cut)
+        named = [head for head in cut.body.heads if head.author in missing & self.forks.keys()]
+        for head in named:
+            last = self.state.heads.get(head.author)
+            start, prev = (last.seq + 1, last.digest) if last else (0, self._run.run_id)
+            if found := await self._branch(head, start, prev, cut.author):
+                self._branches[head.author] = found
+        if named and not all(head.author in self._branches for head in named):
+            name = f"events of an equivocator in cut {cut.body.number}"
+            await self._changes.until(lambda: None, name, "a peer that has them", BRANCH_RETRY_S)
+        return bool(named)
+
     async def _adopt(self, folded: State, event: bytes) -> None:
         row = CutRow(folded.number, folded.root, event, await on_disk(encode_state, folded))
         await on_disk(self._store.cuts.put, self._run.run_id, row)
         oldest = folded.number - STATES_KEPT
         await on_disk(self._store.cuts.forget_states_before, self._run.run_id, oldest)
         self.state = folded
+        self._branches.clear()
         self._cuts = {number: cut for number, cut in self._cuts.items() if number > folded.number}
         self._entries = [entry for entry in self._entries if not self._is_folded(entry)]
         for listener in self._listeners:

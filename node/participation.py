@@ -9,7 +9,6 @@ views and wake by `changes`. Payloads and batches travel by protocols; children 
 from __future__ import annotations
 
 import random
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -40,6 +39,7 @@ TICK_S = 0.2
 RECOVER_S, ALONE_S = 10.0, 1.0  # to learn the node's own head from peers, if there are any
 TIDY_S = 5.0
 VERDICTS_KEPT = 1000
+DELTAS_KEPT = 16  # newest deltas that are served, whatever snapshots there are
 VERSIONS_KEPT = 8  # steps of weights kept beyond the staleness bound
 _log = structlog.get_logger("primed.run")
 
@@ -69,7 +69,6 @@ class Participation:
         self.changes = Changes(services.waits)
         self.lineages = Lineages(run)
         self.cases = Cases(run)
-        self.ledger = LedgerKeeper(run, services.store, self.changes, services.problems)
         self.own = OwnBatches(run, self.me, services.store)
         self.tallies = Tallies()
         self.tasks: list[RoleTask] = []
@@ -84,7 +83,10 @@ class Participation:
         servers, sign = services.servers, services.identity.sign
         rng = random.Random(self.me)
         self.events = EventLog(
-            servers, services.store.events, run.run_id, self.me, sign, wall_clock_ms, rng
+            servers, services.store.events, run.run_id, self.me, sign, services.wall_clock, rng
+        )
+        self.ledger = LedgerKeeper(
+            run, services.store, self.changes, services.problems, self.events.branch
         )
         payloads = PayloadStore(self.folder / "payloads")
         self.shardcast = Shardcast(servers, payloads, run.run_id, self.me, sign, rng)
@@ -104,6 +106,8 @@ class Participation:
         self.cases.adopt(self.ledger.state, trio.current_time())
         await self.events.load()
         await self.events.replay(self._observe)
+        for author, seq in self.events.voids().items():
+            self._void(author, seq, None)
         self.events.on_entry(self._observe)
         self.events.on_equivocation(self._void)
         self.ledger.on_state(self._adopt)
@@ -312,20 +316,17 @@ class Participation:
                 await self.rollouts.forget(case.body.batch)
 
     def retained(self) -> list[Manifest]:
-        """Versions whose payloads are kept and served: of each lineage, from the second newest
-        snapshot on; newest first."""
-        kept: list[Manifest] = []
-        for learner in self.run.peers("learner"):
-            snapshots = 0
-            for manifest in self.lineages.chain(learner):
-                kept.append(manifest)
-                snapshots += manifest.snapshot is not None
-                if snapshots == 2:
-                    break
-        return kept
+        """Manifests whose payloads are kept and served, of all lineages; newest first."""
+        leased = self.cases.leased_versions()
+        return [
+            manifest
+            for learner in self.run.peers("learner")
+            for manifest in self.lineages.retained(learner, leased, DELTAS_KEPT)
+        ]
 
     def _wanted_versions(self) -> set[bytes]:
-        """Weights to keep: the newest steps, what open cases name, and the base checkpoint."""
+        """Weights to keep: the newest steps, what open cases name, the base checkpoint, and of an
+        own lineage the newest snapshot, where merged deltas start."""
         wanted = self.cases.leased_versions()
         steps = self.run.spec.parameters.max_staleness + VERSIONS_KEPT
         for learner in self.run.peers("learner"):
@@ -336,8 +337,5 @@ class Participation:
                 wanted.add(at)
                 parents = self.lineages.manifests[at].parents
                 at = parents[0] if parents else None
-        return wanted | ({self.lineages.base} if self.lineages.base else set())
-
-
-def wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
+        own = self.lineages.newest_snapshot(self.me) if "learner" in self.roles else None
+        return wanted | {version for version in (self.lineages.base, own) if version is not None}

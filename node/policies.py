@@ -1,8 +1,9 @@
 """The weights files of a run's policy versions: which are here, and how to make one that is not.
 
-A version's file is made by a child from a snapshot payload, or from its parent's file and a delta
-payload, and verified there against the manifest's weights digest. `ensure` takes the shortest way
-from what is here, so the same code serves the first join, the next step and a late return.
+A version's file is made by a child from a snapshot payload, or from an earlier version's file and a
+delta payload, and verified there against the manifest's weights digest. `ensure` takes the cheapest
+way from what is here, so the same code serves the first join (a snapshot and a merged delta), the
+next step and a late return; a payload that does not come is avoided by another way, if there is one.
 """
 
 from __future__ import annotations
@@ -17,15 +18,23 @@ from primed.p2p.errors import RemoteError
 from primed.protocols.disk import on_disk
 from primed.protocols.shardcast import Shardcast
 from primed.training.messages import Materialise, Materialised
-from primed.verify.lineage import Lineages
-from primed.verify.statements import Manifest, Payload
+from primed.verify.lineage import Leg, Lineages
+from primed.verify.statements import Payload
 
-PAYLOAD_S = 600.0  # a payload that made no progress for this long is given up (shardcast says why)
+PAYLOAD_S = 120.0  # a payload that made no progress for this long is given up (shardcast says why)
 MATERIALISE_S = 300.0
 
 
 class PolicyUnavailable(Exception):
     """A version's weights cannot be had now; the message says what is missing."""
+
+
+class _Stalled(PolicyUnavailable):
+    """A payload made no progress."""
+
+    def __init__(self, payload: Payload, message: str) -> None:
+        super().__init__(message)
+        self.payload = payload
 
 
 class Policies:
@@ -55,46 +64,63 @@ class Policies:
         """The weights file of a version, made if it is not here. Raises PolicyUnavailable, and
         ChildFailed when the child cannot make it."""
         async with self._turn:
-            for step in self._lineages.route(version, self.has):
-                await self._make(step, child)
-        if not self.has(version):
-            raise PolicyUnavailable(f"no manifest of version {version.hex()[:8]} has arrived")
+            avoid: dict[Payload, str] = {}  # -> why
+            while not self.has(version):
+                legs = self._lineages.route(version, self.has, avoid)
+                if not legs:
+                    raise PolicyUnavailable(self._why_not(version, avoid))
+                try:
+                    for leg in legs:
+                        await self._make(leg, child)
+                except _Stalled as error:
+                    avoid[error.payload] = str(error)
         return self.path(version)
 
-    async def _make(self, version: bytes, child: Child) -> None:
-        manifest = self._lineages.manifests[version]
-        parent = manifest.parents[0] if manifest.parents else None
-        snapshot = base = delta = None
-        if parent is not None and self.has(parent) and manifest.delta is not None:
-            base = str(self.path(parent))
-            delta = str(await self._payload(manifest, manifest.delta, "delta"))
-        elif manifest.snapshot is not None:
-            snapshot = str(await self._payload(manifest, manifest.snapshot, "snapshot"))
-        else:
-            raise PolicyUnavailable(f"step {manifest.step} has no snapshot and its parent is gone")
+    def _why_not(self, version: bytes, avoided: dict[Payload, str]) -> str:
+        manifest = self._lineages.manifests.get(version)
+        if manifest is None:
+            return f"no manifest of version {version.hex()[:8]} has arrived"
+        if avoided:
+            return "; ".join(avoided.values())
+        return f"step {manifest.step} has no snapshot and its parent is gone"
+
+    async def _make(self, leg: Leg, child: Child) -> None:
+        manifest = self._lineages.manifests[leg.version]
+        file = str(await self._payload(leg))
         request = Materialise(
             id=0,
-            version=version,
+            version=leg.version,
             weights=manifest.weights,
-            out_path=str(self.path(version)),
-            snapshot_path=snapshot,
-            base_path=base,
-            delta_path=delta,
+            out_path=str(self.path(leg.version)),
+            snapshot_path=file if leg.base is None else None,
+            base_path=None if leg.base is None else str(self.path(leg.base)),
+            delta_path=None if leg.base is None else file,
         )
         name = f"weights of step {manifest.step}"
         await child.ask(request, Materialised, timeout_s=MATERIALISE_S, name=name)
-        self._here.add(version.hex())
+        self._here.add(leg.version.hex())
 
-    async def _payload(self, manifest: Manifest, payload: Payload, what: str) -> Path:
-        self._shardcast.expect(payload, manifest.learner)
-        name = f"{what} of step {manifest.step}"
-        with self._waits.named(name, lambda: self._shardcast.describe(payload), PAYLOAD_S):
-            with trio.move_on_after(PAYLOAD_S):
-                try:
-                    return await self._shardcast.wait(payload)
-                except RemoteError as error:
-                    raise PolicyUnavailable(f"the {name} cannot be had: {error.reason}") from error
-        raise PolicyUnavailable(f"the {name} did not arrive in {PAYLOAD_S:.0f} s")
+    async def _payload(self, leg: Leg) -> Path:
+        """As long as something of it comes, however slowly."""
+        payload, name, here = leg.payload, self._name(leg), -1
+        self._shardcast.expect(payload, self._lineages.manifests[leg.version].learner)
+        while (came := self._shardcast.progress(payload).leaves_here) > here:
+            here = came
+            with self._waits.named(name, lambda: self._shardcast.describe(payload), PAYLOAD_S):
+                with trio.move_on_after(PAYLOAD_S):
+                    try:
+                        return await self._shardcast.wait(payload)
+                    except RemoteError as error:
+                        why = f"the {name} was refused: {error.reason}"
+                        raise _Stalled(payload, why) from error
+        raise _Stalled(payload, f"the {name} made no progress in {PAYLOAD_S:.0f} s")
+
+    def _name(self, leg: Leg) -> str:
+        step = self._lineages.manifests[leg.version].step
+        if leg.base is None:
+            return f"snapshot of step {step}"
+        span = step - self._lineages.manifests[leg.base].step
+        return f"delta of step {step}" if span == 1 else f"delta of steps {step - span} to {step}"
 
     async def prune(self, keep: set[bytes]) -> None:
         """Delete the files of versions that nobody needs any more. Not while one is being made

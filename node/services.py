@@ -3,6 +3,7 @@ failure of one service from ending the others."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -21,13 +22,17 @@ from primed.node.supervisor import Supervisor
 from primed.node.views import WaitView
 from primed.node.waits import Waits
 from primed.p2p import peerid
-from primed.p2p.host import Libp2pNetwork
 from primed.p2p.identity import Identity
+from primed.p2p.network import Network
 from primed.protocols.by_run import RunServers
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 PROVEN_S = 60.0  # a service that ran so long after its restart is well again
 _log = structlog.get_logger("primed.services")
+
+
+def wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 @dataclass
@@ -36,12 +41,13 @@ class Services:
     paths: Paths
     identity: Identity
     store: Store
-    network: Libp2pNetwork
+    network: Network
     servers: RunServers
     supervisor: Supervisor
     metrics: Metrics
     waits: Waits = field(default_factory=Waits)
     problems: Problems = field(default_factory=Problems)
+    wall_clock: Callable[[], int] = wall_clock_ms  # unix milliseconds
     clocks: Clocks = field(default_factory=Clocks)
     rates: Rates = field(default_factory=Rates)
     alone: trio.Event = field(default_factory=trio.Event)  # nobody else uses our key: we may sign

@@ -79,6 +79,7 @@ class Shown:
         network = self._services.network
         traffic = network.traffic
         state, reason = network.state()
+        reach = network.reachability
         return NetworkView(
             state=cast(Literal["online", "connecting", "alone"], state),
             reason=reason,
@@ -94,6 +95,9 @@ class Shown:
             handler_errors=traffic.handler_errors,
             peak_received_bytes_s=self._services.rates.peak_received,
             peak_sent_bytes_s=self._services.rates.peak_sent,
+            reachability=reach.kind.value,
+            reachability_evidence=reach.evidence,
+            reachability_consequence=reach.consequence,
         )
 
     def _invite(self, run: bytes | None) -> str:

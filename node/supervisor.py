@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from primed.node.child import Child
-from primed.node.child_link import COMMAND, spawn
+from primed.node.child_link import COMMAND, Spawn, spawn
 from primed.node.child_stops import ChildFailed, Policy, Stop
 from primed.node.views import ChildView, WaitView
 from primed.p2p.errors import LocalError
@@ -35,11 +35,13 @@ class Supervisor:
         *,
         policy: Policy | None = None,
         command: Sequence[str] = COMMAND,
+        spawn: Spawn = spawn,
         on_stop: Callable[[Child, Stop], None] | None = None,
     ) -> None:
         self._logs_dir = logs_dir
         self._policy = policy or Policy()
         self._command = tuple(command)
+        self._spawn = spawn
         self._told = on_stop
         self._children: dict[str, Child] = {}
         self._nursery: trio.Nursery | None = None
@@ -63,7 +65,7 @@ class Supervisor:
         if (old := self._children.get(name)) is not None and not old.is_hopeless():
             raise LocalError(f"there is a child {name} already")
         log_path = self._logs_dir / f"{name}.log"
-        start = functools.partial(spawn, self._command, configure.threads, log_path)
+        start = functools.partial(self._spawn, self._command, configure.threads, log_path)
         child = Child(name, configure, start, self._policy, self._record)
         self._children[name] = child
         self._nursery.start_soon(self._keep, child)

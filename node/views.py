@@ -89,6 +89,9 @@ class NetworkView(_View, frozen=True):
     handler_errors: int = 0
     peak_received_bytes_s: float = 0.0  # highest mean of 10 s, from and to other machines
     peak_sent_bytes_s: float = 0.0
+    reachability: str = "unknown"  # public | upnp | local | relayed | outbound
+    reachability_evidence: str = ""  # who dialled back, or could not
+    reachability_consequence: str = ""  # what follows for others and for this node
 
 
 class VersionView(_View, frozen=True):

@@ -1,7 +1,7 @@
 """Multiaddrs as text: which ones can be dialled, and whose they are. No libp2p needed.
 
-Only `/ip4|ip6|dns|dns4|dns6/<host>/tcp/<port>[/p2p/<peer>]` is spoken here (TCP is the one
-transport); everything else a peer may announce is ignored.
+Only `/ip4|ip6|dns|dns4|dns6/<host>/tcp/<port>[/p2p/<relay>/p2p-circuit][/p2p/<peer>]` is spoken
+here (TCP is the one transport); everything else a peer may announce is ignored.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from primed.p2p.errors import UserError
 
 _FORM = re.compile(
     r"/(?P<kind>ip4|ip6|dns|dns4|dns6)/(?P<host>[0-9A-Za-z.:-]{1,253})/tcp/(?P<port>[0-9]{1,5})"
+    r"(?:/p2p/(?P<relay>[1-9A-HJ-NP-Za-km-z]{1,128})/p2p-circuit)?"
     r"(?:/p2p/(?P<peer>[1-9A-HJ-NP-Za-km-z]{1,128}))?"
 )
 
 
 def split(address: str) -> tuple[str, bytes]:
-    """(`/ip4/.../tcp/...`, peer id or b""). Raises ValueError if it cannot be dialled."""
+    """(all before the last /p2p/, peer id or b""). Raises ValueError if it cannot be dialled."""
     match = _FORM.fullmatch(address)
     if match is None:
         raise ValueError(f"not a TCP multiaddr: {address[:200]!r}")
@@ -29,8 +30,10 @@ def split(address: str) -> tuple[str, bytes]:
             raise ValueError(f"not an address to dial: {address[:200]!r}")
     if int(match["port"]) > 65535:
         raise ValueError(f"no such port: {address[:200]!r}")
+    if match["relay"]:
+        peerid.from_text(match["relay"])
     peer = peerid.from_text(match["peer"]) if match["peer"] else b""
-    return address.split("/p2p/")[0], peer
+    return address.removesuffix(f"/p2p/{match['peer']}"), peer
 
 
 def with_peer(address: str) -> tuple[str, bytes]:
@@ -54,6 +57,17 @@ def dialable(address: str) -> str | None:
     if port == "0" or (kind in ("ip4", "ip6") and ipaddress.ip_address(host).is_unspecified):
         return None
     return transport
+
+
+def relay_of(transport: str) -> bytes:
+    """The relay that an address leads through, b"" if it leads through none."""
+    way, is_circuit, _ = transport.partition("/p2p-circuit")
+    return peerid.from_text(way.rpartition("/p2p/")[2]) if is_circuit else b""
+
+
+def circuit(transport: str, relay: bytes) -> str:
+    """The address that a relay at `transport` gives to a peer it holds a place for."""
+    return f"{transport}/p2p/{peerid.to_text(relay)}/p2p-circuit"
 
 
 def is_loopback(transport: str) -> bool:

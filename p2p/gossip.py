@@ -12,6 +12,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import trio
 from cryptography.exceptions import InvalidSignature
@@ -31,10 +32,11 @@ from primed.p2p.buckets import TokenBucket
 from primed.p2p.errors import HIGH, LOW, MID
 from primed.p2p.guard import GuardedHost
 from primed.p2p.network import Acceptance, Traffic
-from primed.p2p.outbox import Outbox
+from primed.p2p.outbox import Letter, Outbox
 from primed.p2p.router import Router
 from primed.p2p.streams import STREAM_ERRORS, reset_quietly
 from primed.p2p.topics import Topics
+from primed.p2p.uploads import Uploads
 
 _log = logging.getLogger(__name__)
 _SIGNING_PREFIX = b"libp2p-pubsub:"
@@ -75,6 +77,7 @@ class Gossip(Pubsub):
         sign: Callable[[bytes], bytes],
         topics: Topics,
         traffic: Traffic,
+        uploads: Uploads,
         penalise: Callable[[bytes, int, str], None],
     ) -> None:
         super().__init__(
@@ -91,6 +94,8 @@ class Gossip(Pubsub):
         self._topics = topics
         self._penalise = penalise
         self._traffic = traffic
+        self._uploads = uploads
+        self._turn = trio.Lock()  # to take from the upload allowance
 
     # --- our own topics and messages
 
@@ -164,6 +169,7 @@ class Gossip(Pubsub):
         sender = msg_forwarder.to_bytes()
         self._traffic.gossip_received_bytes += len(msg.data)
         message_id = msg.from_id + msg.seqno
+        self.router.flow.holders.note(msg_forwarder, [message_id])
         if self.seen_messages.has(message_id):
             self._traffic.gossip_duplicates += 1
             return
@@ -215,20 +221,49 @@ class Gossip(Pubsub):
     async def handle_sending_messages(
         self, peer_id: ID, stream: INetStream, queue: RpcQueue
     ) -> None:
-        """The only writer of this stream, so that no two RPCs mix."""
+        """The only writers of this stream, under one lock, so that no two RPCs mix."""
         assert isinstance(queue, Outbox)
+        lock = trio.Lock()
         try:
-            while (letter := await queue.take()) is not None:
-                if letter.message_id and self.router.is_unwanted(peer_id, letter.message_id):
-                    continue
-                await _write_whole(stream, letter.encoded)
-                self._traffic.gossip_sent_bytes += letter.payload_bytes
-        except STREAM_ERRORS as error:
-            _log.debug("gossip stream to %s ended: %s", peer_id, error)
-            if self.peers.get(peer_id) is stream:
-                self._handle_dead_peer(peer_id)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send_large, peer_id, stream, queue, lock)
+                await self._send_small(peer_id, stream, queue, lock)
         finally:
             await reset_quietly(stream)
+
+    async def _send_small(
+        self, peer_id: ID, stream: INetStream, queue: Outbox, lock: trio.Lock
+    ) -> None:
+        while (letter := await queue.take()) is not None:
+            if not self.router.flow.holders.has(peer_id, letter.message_id):
+                await self._write(peer_id, stream, queue, lock, letter)
+
+    async def _send_large(
+        self, peer_id: ID, stream: INetStream, queue: Outbox, lock: trio.Lock
+    ) -> None:
+        """One peer's turn at a time: who waits for the allowance does not know yet which shard it
+        will send, so that none is sent that has become useless meanwhile."""
+        while await queue.wait_large():
+            async with self._turn:
+                letter = queue.take_large(partial(self.router.flow.holders.has, peer_id))
+                if letter is not None:
+                    await self._uploads.take(len(letter.encoded))
+            if letter is not None:
+                await self._write(peer_id, stream, queue, lock, letter)
+
+    async def _write(
+        self, peer_id: ID, stream: INetStream, queue: Outbox, lock: trio.Lock, letter: Letter
+    ) -> None:
+        try:
+            async with lock:
+                await _write_whole(stream, letter.encoded)
+        except STREAM_ERRORS as error:
+            _log.debug("gossip stream to %s ended: %s", peer_id, error)
+            queue.close()
+            if self.peers.get(peer_id) is stream:
+                self._handle_dead_peer(peer_id)
+        else:
+            self._traffic.gossip_sent_bytes += letter.payload_bytes
 
     async def write_msg(self, stream: INetStream, rpc_msg: rpc_pb2.RPC) -> bool:
         """The library's way around the queue, led back into it."""

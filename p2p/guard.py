@@ -63,6 +63,12 @@ class GuardedHost(BasicHost):
             if protocol is not None and handler is not None:
                 self.set_stream_handler(protocol, handler)
 
+    def get_addrs(self) -> list[Multiaddr]:
+        """What identify and we tell others. The library would cut the relay out of an address."""
+        own = Multiaddr(f"/p2p/{self.get_id()}")
+        assert self._addrs_factory is not None
+        return [a.encapsulate(own) for a in self._addrs_factory(list(self.get_transport_addrs()))]
+
     def protocols_of(self, peer: bytes) -> frozenset[str]:
         """What identify said; empty before."""
         peer_id = ID(peer)

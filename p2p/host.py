@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 
 from primed.p2p import addresses, limits, peerid
+from primed.p2p.access import Access
 from primed.p2p.bulk import PROTOCOL as BULK_PROTOCOL
 from primed.p2p.bulk import BulkLane
 from primed.p2p.connections import Connected, Connections
@@ -42,7 +42,8 @@ from primed.p2p.overlay import Overlay, Redial
 from primed.p2p.peerbook import TOLD, PeerBook
 from primed.p2p.penalties import Consequence, Scores
 from primed.p2p.reach import PROTOCOL as REACH_PROTOCOL
-from primed.p2p.reach import Answers, Kind, Reach, Reachability
+from primed.p2p.reachability import Reachability
+from primed.p2p.relay.circuit import CircuitConnection
 from primed.p2p.stack import Stack
 from primed.p2p.streams import STREAM_ERRORS, Libp2pStream, root_cause
 from primed.p2p.topics import Topics
@@ -57,7 +58,7 @@ class Libp2pNetwork:
 
     `book_path`: SQLite file of known peers and their scores (None: not kept). `announce`: addresses
     to tell others instead of the listening ones. `member_protocol`: what a peer must speak to enter
-    the DHT's routing table.
+    the DHT's routing table. `offers_relay`: be a relay for peers that cannot be dialled.
     """
 
     def __init__(
@@ -69,9 +70,11 @@ class Libp2pNetwork:
         announce: Sequence[str] = (),
         member_protocol: str = MEMBER_PROTOCOL,
         uploads: Uploads | None = None,
+        offers_relay: bool = False,
     ) -> None:
         self._identity = identity
         self._profile = profile
+        self.offers_relay = offers_relay
         self._announce = announce
         self._member_protocol = member_protocol
         self._traffic = Traffic()
@@ -93,8 +96,8 @@ class Libp2pNetwork:
         self._uploads = uploads or Uploads()
         self._bulk = BulkLane(identity, profile, self, self._uploads, self._traffic)
         self._handlers.set(BULK_PROTOCOL, self._bulk.answer)
-        self._reach = Reach(self._ports, self._witnesses, self.open_stream)
-        self._handlers.set(REACH_PROTOCOL, Answers(self._ip_of, self._knock).answer)
+        self._access = Access(self._connections, self._book, self.open_stream)
+        self._handlers.set(REACH_PROTOCOL, self._access.answer)
         self._listeners: list[PeerListener] = []
         self._stack: Stack | None = None
         self._nursery: trio.Nursery | None = None
@@ -135,6 +138,7 @@ class Libp2pNetwork:
             topics=tuple(sorted(t for t, ids in subscribed.items() if ID(peer) in ids)),
             lane=lane,
             lane_reason=lane_reason,
+            relayed=self._running().swarm.ip_of(peer) is None,
         )
 
     def state(self) -> tuple[str, str]:
@@ -195,6 +199,7 @@ class Libp2pNetwork:
     async def _clear(self) -> None:
         gone = tuple(self._connections.peers())
         self._stack = None
+        self._access.attach(None)
         self._connections.clear()
         for peer in gone:
             self._on_peer_change(peer, False, "")
@@ -212,6 +217,7 @@ class Libp2pNetwork:
             traffic=self._traffic,
             uploads=self._uploads,
         )
+        self._access.attach(stack)
         stack.swarm.register_notifee(self._connections)
         self._handlers.offer_all(stack.host)
         return stack
@@ -223,8 +229,7 @@ class Libp2pNetwork:
                 self._nursery = nursery
                 nursery.start_soon(self._overlay.run)
                 nursery.start_soon(self._memory.run)
-                if not self._is_local():
-                    nursery.start_soon(self._reach.run)
+                nursery.start_soon(self._access.run)
                 nursery.start_soon(self._bulk.run)
                 nursery.start_soon(self._running().gossip.follow_topics)
                 nursery.start_soon(self._refresh_for_ever)
@@ -283,7 +288,7 @@ class Libp2pNetwork:
         elif not is_connected:
             self._book.lost(peer, trio.current_time())
             if self._stack is not None:
-                self._stack.discovery.remove(peer)
+                self._stack.on_gone(peer)
         self._overlay.poke()
         for listener in self._listeners:
             try:
@@ -326,42 +331,25 @@ class Libp2pNetwork:
     @property
     def reachability(self) -> Reachability:
         """Whether others can dial us, with evidence."""
-        if self._stack is not None and self._is_local():
-            return Reachability(Kind.LOCAL, "it listens on this machine only")
-        return self._reach.result
+        return self._access.describe()
 
     async def measure_reachability(self) -> Reachability:
-        return await self._reach.measure()
+        await self._access.reach.measure()
+        return self._access.describe()
 
     def on_secured(self, peer: bytes) -> None:
-        self._reach.on_secured(peer)
+        """For the services: a new inbound connection has proven to be this peer's."""
+        self._access.reach.on_secured(peer)
 
-    def _is_local(self) -> bool:
-        own = self.listen_addresses()
-        return bool(own) and all(addresses.is_loopback(address) for address in own)
+    async def call(self, relay: bytes, peer: bytes) -> CircuitConnection:
+        """For the services: a circuit to a peer by way of a relay. Raises SwarmException."""
+        return await self._access.call(relay, peer)
 
-    def _ports(self) -> list[int]:
-        own = map(str, self._running().host.get_transport_addrs())
-        return sorted({int(address.split("/")[4]) for address in own})
+    def relay_candidates(self) -> list[bytes]:
+        return self._access.relay_candidates()
 
-    def _witnesses(self) -> list[bytes]:
-        """Connected peers that dial back, those of many networks first."""
-        told = [p for p in self._connections.peers() if self.speaks(p, REACH_PROTOCOL)]
-        seen: Counter[str] = Counter()
-        order = []
-        for peer in sorted(told, key=lambda p: not self.is_chosen(p)):
-            seen[self.network_of(peer)] += 1
-            order.append((seen[self.network_of(peer)], peer))
-        return [peer for _, peer in sorted(order, key=lambda pair: pair[0])]
-
-    def _ip_of(self, peer: bytes) -> str | None:
-        return self._running().swarm.ip_of(peer)
-
-    async def _knock(self, peer: bytes, ip: str, port: int) -> None:
-        try:
-            await self._running().swarm.knock(peer, ip, port)
-        except SwarmException as error:
-            raise RemoteError(str(error), peer=peer) from error
+    def relay_address(self, peer: bytes) -> str | None:
+        return self._access.relay_address(peer)
 
     # --- penalties
 

@@ -157,6 +157,19 @@ REACH_AT_ONCE = 4  # dials back
 REACH_BURST, REACH_PER_S = 8.0, 0.5  # for everybody
 REACH_PER_IP_BURST, REACH_PER_IP_PER_S = 4.0, 1 / 60
 
+# Relay: what we do for others
+RELAY_RESERVATIONS, RELAY_RESERVATIONS_PER_IP = 64, 4
+RELAY_RESERVATION_S = 1800.0
+RELAY_CIRCUITS, RELAY_CIRCUITS_PER_PEER = 32, 8
+RELAY_BYTES = 16 * 1024 * 1024  # of a circuit, both ways together
+RELAY_BYTES_PER_S, RELAY_BURST_BYTES = 64 * 1024.0, 512 * 1024.0
+RELAY_S = 1800.0  # of a circuit
+RELAY_CHUNK_BYTES = 16 * 1024
+# and for ourselves
+RELAYS_USED = 2
+RELAYED_IN = 8  # connections to us over relays
+RELAY_RENEW_S, RELAY_RETRY_S = 600.0, 10.0
+
 # Penalties: points of 100, half-life 10 minutes
 SCORE_HALF_LIFE_S = 600.0
 SCORE_DISCONNECT = -20.0

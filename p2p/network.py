@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol, TypeVar
 
+from primed.p2p.overlay import Redial
+from primed.p2p.reachability import Reachability
 from primed.p2p.uploads import Uploads
 
 PeerId = bytes
@@ -86,6 +88,7 @@ class Traffic:
     refused_connections: int = 0  # inbound, for lack of a place
     evicted_connections: int = 0  # inbound, from a crowded network, for one of another
     refused_streams: int = 0
+    relayed_bytes: int = 0  # for others, when their circuits had ended
     extra: dict[str, int] = field(default_factory=dict)
 
 
@@ -144,6 +147,10 @@ class Network(Protocol):
     def bulk(self) -> Bulk | None:
         """The bulk lane, where this network has one."""
 
+    @property
+    def reachability(self) -> Reachability:
+        """Whether others can dial us, with evidence."""
+
     def listen_addresses(self) -> tuple[str, ...]:
         """Multiaddrs others can dial, ending in /p2p/<our id>."""
 
@@ -156,6 +163,13 @@ class Network(Protocol):
 
     def state(self) -> tuple[str, str]:
         """("online" | "connecting" | "alone", the reason in one sentence)."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether peers can be reached: False before `running` and when the host is down."""
+
+    def redials(self) -> list[Redial]:
+        """Whom we try to reach again, when, and why it did not work last time."""
 
     async def connect(self, address: str) -> PeerId:
         """Dial a multiaddr with /p2p/. Raises RemoteError; returns at once if connected."""

@@ -179,7 +179,11 @@ class PeerBook:
         newest_first = reversed(entry.addresses)
         return sorted(
             newest_first,
-            key=lambda a: (addresses.is_loopback(a), -entry.addresses[a].worked_unix_s),
+            key=lambda a: (
+                bool(addresses.relay_of(a)),
+                addresses.is_loopback(a),
+                -entry.addresses[a].worked_unix_s,
+            ),
         )
 
     def due(self, without: Collection[bytes], now_s: float, *, unlike: bool = False) -> list[bytes]:

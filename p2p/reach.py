@@ -24,42 +24,11 @@ from primed.p2p import addresses, limits, peerid
 from primed.p2p.buckets import TokenBucket
 from primed.p2p.errors import MID, RemoteError
 from primed.p2p.network import Stream
+from primed.p2p.reachability import Kind, Reachability
 
 PROTOCOL = "/primed/reach/1"
 _AGREE = 2  # peers that say the same
 _ASKED_MOST = 5
-
-
-class Kind(Enum):
-    UNKNOWN = "unknown"  # not measured yet
-    PUBLIC = "public"
-    UPNP = "upnp"  # public by a mapping that our router made for us
-    LOCAL = "local"  # by peers of this machine or local network
-    RELAYED = "relayed"  # only by way of a relay
-    OUTBOUND = "outbound"  # by nobody
-
-
-CONSEQUENCES = {
-    Kind.UNKNOWN: "nothing follows yet",
-    Kind.PUBLIC: "others can dial this node",
-    Kind.UPNP: "others can dial this node, as long as the router keeps the mapping",
-    Kind.LOCAL: "peers on this machine or local network can dial this node, others cannot",
-    Kind.RELAYED: "others reach this node through a relay; nothing large goes that way",
-    Kind.OUTBOUND: "this node dials others and nobody can dial it; enough to work, not to serve",
-}
-
-
-@dataclass(frozen=True)
-class Reachability:
-    """`evidence`: who said or showed what. `address`: where others can dial us, "" if nowhere."""
-
-    kind: Kind
-    evidence: str
-    address: str = ""
-
-    @property
-    def consequence(self) -> str:
-        return CONSEQUENCES[self.kind]
 
 
 class Outcome(Enum):

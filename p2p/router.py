@@ -2,22 +2,22 @@
 
 Mesh upkeep (prune, back-off, fanout, IHAVE) is the library's. Replaced: publishing (no rate limit on
 ourselves, no queue for peers that never subscribe, IDONTWANT for large messages only), sending (one
-queue and one writer a peer), the heartbeat (an error in it would end the node), scoring (ours:
+queue a peer, `shardflow` for large ones), the heartbeat (an error in it would end the node), scoring (ours:
 `penalties`), equivocation (origins are authenticated and ids remembered instead), and bounds on what
 control messages may make us remember or send.
 
-Grafting is ours too: some places in each mesh are kept for peers that we dialled ourselves
-(gossipsub 1.1, "D_out"). However many Sybils come to us, they cannot fill a mesh. Peers named by others in
-a PRUNE are not dialled.
+Against Sybils (`meshplaces`), after gossipsub 1.1: few of one network get into a mesh; small messages
+of our own go to every peer that follows the topic, not only to a mesh ("flood publishing"); and peers
+named in a PRUNE are not dialled.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable
-from typing import Any
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Protocol
 
 import trio
 from libp2p.peer.id import ID
@@ -28,11 +28,14 @@ from libp2p.pubsub.utils import safe_bytes_from_hex
 
 from primed.p2p import limits
 from primed.p2p.errors import LOW
+from primed.p2p.meshplaces import MeshPlaces
 from primed.p2p.outbox import Letter, Outbox
+from primed.p2p.shardflow import Shardflow
 
 _log = logging.getLogger(__name__)
 _CONTROL_PARTS = 64  # grafts, prunes, ... heeded of one RPC
 _BACK_OFF_LONGEST_S = 3600
+_ANSWERS_BEATS = 5  # heartbeats after which answers are counted anew
 
 
 class BoundedCache(MessageCache):
@@ -61,12 +64,18 @@ class BoundedCache(MessageCache):
             self._bytes -= len(message.data)
 
 
-class Router(gossipsub.GossipSub):
-    """`is_chosen`: whether we dialled a peer ourselves."""
+class Owner(Protocol):
+    """What the router asks or tells of peers."""
 
-    def __init__(
-        self, is_chosen: Callable[[bytes], bool], penalise: Callable[[bytes, int, str], None]
-    ) -> None:
+    def is_chosen(self, peer: bytes) -> bool: ...
+
+    def network_of(self, peer: bytes) -> str: ...
+
+    def penalise(self, peer: bytes, points: int, reason: str) -> None: ...
+
+
+class Router(gossipsub.GossipSub):
+    def __init__(self, owner: Owner, profile: limits.Profile) -> None:
         super().__init__(
             protocols=[gossipsub.PROTOCOL_ID_V12, gossipsub.PROTOCOL_ID_V11],
             degree=6,
@@ -80,17 +89,23 @@ class Router(gossipsub.GossipSub):
         )
         self.scorer = None
         self.max_iwant_requests_per_second = float(limits.GOSSIP_TOPICS_PER_PEER)
-        self._is_chosen = is_chosen
-        self._penalise = penalise
+        self._penalise = owner.penalise
+        self._places = MeshPlaces(owner.is_chosen, owner.network_of, profile, self.degree_high)
         self._answers: Counter[tuple[ID, bytes]] = Counter()
         self.mcache = BoundedCache()
         self._beats = 0
-        self._held = 0
+        self._offered: OrderedDict[bytes, float] = OrderedDict()  # message -> ask for it from then
+        self.flow = Shardflow(self, self._start)
+
+    def _start(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
+        assert self.pubsub is not None
+        self.pubsub.manager.run_task(task, *args)
 
     # --- sending
 
     async def publish(self, msg_forwarder: ID, pubsub_msg: rpc_pb2.Message) -> None:
-        """Send a message that we made, or send on one that was accepted."""
+        """Send a message that we made, or send on one that was accepted. Waits for room if it is
+        ours and large."""
         assert self.pubsub is not None
         self.mcache.put(pubsub_msg)
         letter = letter_of(pubsub_msg)
@@ -98,32 +113,23 @@ class Router(gossipsub.GossipSub):
         to = list(
             self._get_peers_to_send(pubsub_msg.topicIDs, msg_forwarder, origin, letter.message_id)
         )
-        is_large = len(pubsub_msg.data) >= limits.IDONTWANT_FROM_BYTES
-        if is_large and msg_forwarder != self.pubsub.my_id:
+        is_ours = msg_forwarder == self.pubsub.my_id
+        if is_ours and len(pubsub_msg.data) < limits.IDONTWANT_FROM_BYTES:
+            to = self._followers(pubsub_msg.topicIDs)
+        if len(pubsub_msg.data) >= limits.IDONTWANT_FROM_BYTES and not is_ours:
             self._tell_we_have(letter.message_id, pubsub_msg.topicIDs, {msg_forwarder, origin})
-            may_wait = len(pubsub_msg.data) >= limits.HOLD_FROM_BYTES
-            if may_wait and self._held < limits.HELD_MESSAGES:
-                self.pubsub.manager.run_task(self._send_on, to, letter)
-                to = []
-        for peer_id in to:
-            self._put(peer_id, letter)
+        if letter.is_large and is_ours:
+            await self.flow.send_own(to, letter)
+        elif not (letter.is_large and self.flow.send_on(to, letter)):
+            for peer_id in to:
+                self._put(peer_id, letter)
         for topic in pubsub_msg.topicIDs:
             self.time_since_last_publish[topic] = int(time.time())
 
-    async def _send_on(self, to: list[ID], letter: Letter) -> None:
-        """One peer after the other, so that most can say first that they have it already.
-
-        Sent at once, in a mesh of 7 each 256 KiB shard crossed the wires 5 times a receiver.
-        """
-        self._held += 1
-        try:
-            await trio.sleep(limits.HOLD_S)
-            for peer_id in to:
-                if not self.is_unwanted(peer_id, letter.message_id):
-                    self._put(peer_id, letter)
-                    await trio.sleep(limits.HOLD_BETWEEN_S)
-        finally:
-            self._held -= 1
+    def _followers(self, topics: Iterable[str]) -> list[ID]:
+        assert self.pubsub is not None
+        followers = (self.pubsub.peer_topics.get(topic, set()) for topic in topics)
+        return [peer_id for peer_id in set().union(*followers) if peer_id in self.peer_protocol]
 
     def _tell_we_have(self, message_id: bytes, topics: Any, without: set[ID]) -> None:
         control = rpc_pb2.ControlMessage(
@@ -160,13 +166,21 @@ class Router(gossipsub.GossipSub):
         """Nothing is held back: see `send_recent_messages`."""
 
     def _put(self, peer_id: ID, letter: Letter, *, urgent: bool = False) -> None:
-        queue = self.pubsub.peer_queues.get(peer_id) if self.pubsub else None
-        if isinstance(queue, Outbox) and not queue.put(letter, urgent=urgent):
+        outbox = self.outbox(peer_id)
+        if outbox is not None and not outbox.put(letter, urgent=urgent):
             _log.debug("outbox of %s is full", peer_id)
 
-    def is_unwanted(self, peer_id: ID, message_id: bytes) -> bool:
-        """Asked again when the message leaves the queue: most copies are saved there."""
-        return message_id in self.dont_send_message_ids.get(peer_id, ())
+    def outbox(self, peer_id: ID) -> Outbox | None:
+        queue = self.pubsub.peer_queues.get(peer_id) if self.pubsub else None
+        return queue if isinstance(queue, Outbox) else None
+
+    def outboxes(self) -> list[Outbox]:
+        queues = self.pubsub.peer_queues.values() if self.pubsub else ()
+        return [queue for queue in queues if isinstance(queue, Outbox)]
+
+    def remove_peer(self, peer_id: ID) -> None:
+        super().remove_peer(peer_id)
+        self.flow.holders.forget(peer_id)
 
     # --- receiving
 
@@ -175,10 +189,15 @@ class Router(gossipsub.GossipSub):
         for ihave in control.ihave[:_CONTROL_PARTS]:
             if ihave.topicID in self.mesh:
                 del ihave.messageIDs[limits.GOSSIP_CONTROL_IDS :]
+                ids = {text: message_id_of(text) for text in ihave.messageIDs}
+                self.flow.holders.note(sender_peer_id, ids.values())
+                due = [text for text, message_id in ids.items() if self._is_due(message_id)]
+                ihave = rpc_pb2.ControlIHave(topicID=ihave.topicID, messageIDs=due)
                 await self.handle_ihave(ihave, sender_peer_id)
         for iwant in control.iwant[:_CONTROL_PARTS]:
             if self._check_iwant_rate_limit(sender_peer_id):
                 for text in dict.fromkeys(iwant.messageIDs[: limits.GOSSIP_CONTROL_IDS]):
+                    self.flow.holders.drop(sender_peer_id, message_id_of(text))
                     self._answer(sender_peer_id, message_id_of(text))
         for graft in control.graft[:_CONTROL_PARTS]:
             if len(graft.topicID) <= limits.GOSSIP_TOPIC_BYTES:
@@ -189,8 +208,24 @@ class Router(gossipsub.GossipSub):
                 del prune.peers[:]
                 await self.handle_prune(prune, sender_peer_id)
         for idontwant in control.idontwant[:_CONTROL_PARTS]:
-            ids = [i for i in idontwant.messageIDs if len(i) <= limits.GOSSIP_ID_BYTES]
-            await self.handle_idontwant(rpc_pb2.ControlIDontWant(messageIDs=ids), sender_peer_id)
+            heeded = idontwant.messageIDs[: limits.GOSSIP_CONTROL_IDS]
+            held = (i for i in heeded if len(i) <= limits.GOSSIP_ID_BYTES)
+            self.flow.holders.note(sender_peer_id, held)
+
+    def _is_due(self, message_id: bytes) -> bool:
+        """Whether to ask for a message that somebody offers: it has not come by itself for a while,
+        and nobody was asked for it lately."""
+        assert self.pubsub is not None
+        if self.pubsub.seen_messages.has(message_id):
+            return False
+        now = trio.current_time()
+        due_at = self._offered.setdefault(message_id, now + limits.IHAVE_PATIENCE_S)
+        if len(self._offered) > limits.GOSSIP_SEEN_IDS:
+            self._offered.popitem(last=False)
+        if now < due_at:
+            return False
+        self._offered[message_id] = now + limits.IWANT_AGAIN_S
+        return True
 
     async def handle_graft(self, graft_msg: rpc_pb2.ControlGraft, sender_peer_id: ID) -> None:
         """Into the mesh, if there is a place; topics we do not follow are ignored."""
@@ -200,18 +235,12 @@ class Router(gossipsub.GossipSub):
             return
         if self._check_back_off(sender_peer_id, topic):
             self._penalise(sender_peer_id.to_bytes(), LOW, "grafts after a prune")
-        elif self._has_place(members, sender_peer_id):
+        elif self._places.admits(members, sender_peer_id):
             members.add(sender_peer_id)
             self._notify_mesh_peer_added(sender_peer_id, topic)
             return
         self._add_back_off(sender_peer_id, topic, False)
         await self.emit_prune(topic, sender_peer_id, False, False)
-
-    def _has_place(self, members: set[ID], peer_id: ID) -> bool:
-        if self._is_chosen(peer_id.to_bytes()):
-            return len(members) < self.degree_high
-        came = sum(not self._is_chosen(member.to_bytes()) for member in members)
-        return came < self.degree_high - limits.GOSSIP_MESH_CHOSEN
 
     def _check_ihave_rate_limit(self, peer_id: ID, topic: str) -> bool:
         within = super()._check_ihave_rate_limit(peer_id, topic)
@@ -245,30 +274,31 @@ class Router(gossipsub.GossipSub):
         await self._emit_control_msgs(grafts, prunes, self.gossip_heartbeat())
         self.mcache.shift()
         self._beats += 1
-        if self._beats % limits.IDONTWANT_HEARTBEATS == 0:
-            self._prune_idontwant_entries()
+        if self._beats % _ANSWERS_BEATS == 0:
             self._answers.clear()
             self._forget_back_offs()
         self._periodic_security_cleanup()
 
     def _graft_chosen(self, grafts: defaultdict[ID, list[str]]) -> None:
-        """Peers that we dialled into the mesh, until it has enough of them."""
         assert self.pubsub is not None
-        chosen = {p for p in self.peer_protocol if self._is_chosen(p.to_bytes())}
         for topic, members in self.mesh.items():
-            able = chosen & self.pubsub.peer_topics.get(topic, set())
-            missing = limits.GOSSIP_MESH_CHOSEN - len(able & members)
-            ready = {p for p in able - members if not self._check_back_off(p, topic)}
-            for peer_id in self.select_from_minus(missing, ready, ()):
+            followers = self.pubsub.peer_topics.get(topic, set())
+            able = {p for p in followers if not self._check_back_off(p, topic)}
+            for peer_id in self._places.missing_chosen(members, able & self.peer_protocol.keys()):
                 members.add(peer_id)
                 grafts[peer_id].append(topic)
 
     def _select_peers_for_pruning(self, topic: str, num_to_prune: int) -> list[ID]:
-        """Those that came to us, before the last few that we dialled."""
-        members = list(self.mesh[topic])
-        chosen = [peer_id for peer_id in members if self._is_chosen(peer_id.to_bytes())]
-        kept = chosen[: limits.GOSSIP_MESH_CHOSEN]
-        return self.select_from_minus(num_to_prune, members, kept)
+        return self._places.to_leave(self.mesh[topic], num_to_prune)
+
+    def _get_in_topic_gossipsub_peers_from_minus(
+        self, topic: str, num_to_select: int, minus: Iterable[ID], backoff_check: bool = False
+    ) -> list[ID]:
+        """Whom to graft, to tell what we have (IHAVE), or to send to without a mesh."""
+        everybody = super()._get_in_topic_gossipsub_peers_from_minus(
+            topic, len(self.peer_protocol), minus, backoff_check
+        )
+        return self._places.pick(num_to_select, everybody, list(minus))
 
     def _forget_back_offs(self) -> None:
         now = int(time.time())

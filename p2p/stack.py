@@ -29,9 +29,12 @@ from primed.p2p.guard import GuardedHost
 from primed.p2p.identity import Identity
 from primed.p2p.network import Traffic
 from primed.p2p.peerbook import PeerBook
+from primed.p2p.relay.client import RelayClient
+from primed.p2p.relay.server import RelayServer
 from primed.p2p.router import Router
 from primed.p2p.swarm import GuardedSwarm, Policy
 from primed.p2p.topics import Topics
+from primed.p2p.uploads import Uploads
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -63,7 +66,19 @@ class Owner(Policy, Protocol):
     def penalise(self, peer: bytes, points: int, reason: str) -> None: ...
 
     def is_chosen(self, peer: bytes) -> bool:
-        """Whether we are connected to it because we dialled it."""
+        """Whether it is one of the few peers that we lean on, whoever else came."""
+
+    @property
+    def offers_relay(self) -> bool: ...
+
+    def relay_candidates(self) -> list[bytes]:
+        """Connected peers that may be relays for us, best first."""
+
+    def relay_address(self, peer: bytes) -> str | None:
+        """Where others could dial such a relay, without /p2p/."""
+
+    def network_of(self, peer: bytes) -> str:
+        """The network (/16, /32) that a connected peer is in, "" if that is not known."""
 
 
 class Stack:
@@ -80,18 +95,43 @@ class Stack:
         owner: Owner,
         topics: Topics,
         traffic: Traffic,
+        uploads: Uploads,
     ) -> None:
         keys = create_new_key_pair(identity.seed)
         self.swarm = GuardedSwarm(keys, profile, owner, traffic)
         self._announce = [Multiaddr(address) for address in announce]
+        self._circuits: Callable[[], list[str]] = list  # none yet: the host asks while it is made
         self._expanded: dict[tuple[Multiaddr, ...], list[Multiaddr]] = {}
         self.host = GuardedHost(
             self.swarm, traffic, self._addresses, owner.on_identified, owner.penalise
         )
-        router = Router(owner.is_chosen, owner.penalise)
-        self.gossip = Gossip(self.host, router, identity.sign, topics, traffic, owner.penalise)
+        router = Router(owner, profile)
+        self.gossip = Gossip(
+            self.host, router, identity.sign, topics, traffic, uploads, owner.penalise
+        )
         self.discovery = Discovery(self.host, book, member_protocol, traffic)
+        self.relays = RelayClient(self.host, owner.relay_candidates, owner.relay_address)
+        self._circuits = self.relays.addresses
+        self._relay_server = (
+            RelayServer(self.host, self._direct_addresses, traffic, owner.penalise)
+            if owner.offers_relay
+            else None
+        )
         self._stop = trio.Event()
+
+    def listening(self) -> list[Multiaddr]:
+        """The addresses of our sockets, without /p2p/."""
+        return list(self.host.get_transport_addrs())
+
+    def on_gone(self, peer: bytes) -> None:
+        """A peer's last connection has ended."""
+        self.discovery.remove(peer)
+        self.relays.on_gone(peer)
+        if self._relay_server is not None:
+            self._relay_server.on_gone(peer)
+
+    def _direct_addresses(self) -> list[bytes]:
+        return [address.to_bytes() for address in self._told(self.listening())]
 
     def stop(self) -> None:
         self._stop.set()
@@ -113,6 +153,8 @@ class Stack:
                 if not self._stop.is_set():
                     raise
                 _log.debug("while stopping: %r", error)
+            finally:
+                self.swarm.close_sockets()
 
     async def _host_services(
         self,
@@ -144,7 +186,12 @@ class Stack:
             )
 
     def _addresses(self, listening: list[Multiaddr]) -> list[Multiaddr]:
-        """What we tell others: the announced addresses, else 0.0.0.0 replaced by each real IP."""
+        """What we tell others: where they can dial us, and relays that hold a place for us."""
+        relayed = [Multiaddr(address) for address in self._circuits()]
+        return self._told(listening) + relayed
+
+    def _told(self, listening: list[Multiaddr]) -> list[Multiaddr]:
+        """The announced addresses, else 0.0.0.0 replaced by each real IP."""
         if self._announce:
             return self._announce
         key = tuple(listening)

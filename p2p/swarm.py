@@ -42,6 +42,7 @@ from primed.p2p.bulk.sockets import TLS_RECORD, release
 from primed.p2p.doorkeeper import Doorkeeper, Place
 from primed.p2p.muxer import BoundedMuxers, BoundedYamux
 from primed.p2p.network import Traffic
+from primed.p2p.relay.circuit import CircuitConnection
 from primed.p2p.sockets import BufferedTCP, remote_of
 from primed.p2p.streams import root_cause
 
@@ -53,6 +54,9 @@ class Policy(Protocol):
 
     def known_addresses(self, peer: bytes) -> Sequence[str]:
         """Where to dial a peer, best first, without /p2p/."""
+
+    async def call(self, relay: bytes, peer: bytes) -> IRawConnection:
+        """A circuit to a peer by way of a relay that we are connected to."""
 
     def on_secured(self, peer: bytes) -> None:
         """A new inbound connection has proven to be this peer's."""
@@ -106,6 +110,9 @@ class GuardedSwarm(Swarm):
         reason = "no address known"
         for address in self._policy.known_addresses(peer_id.to_bytes())[: limits.ADDRESSES_TRIED]:
             try:
+                relay = addresses.relay_of(address)
+                if relay:
+                    return await self._dial_circuit(address, relay, peer_id)
                 with trio.fail_after(limits.DIAL_S + limits.UPGRADE_S):
                     connection = await self.dial_addr(Multiaddr(address), peer_id)
                     self._dialled[peer_id] = address
@@ -122,6 +129,20 @@ class GuardedSwarm(Swarm):
         listening = {a.split("/")[2] for a in self.listeners}
         mine = [own for own in listening if addresses.kind_of(own) == kind]
         return mine[0] if len(mine) == 1 else None
+
+    async def _dial_circuit(self, address: str, relay: bytes, peer_id: ID) -> INetConn:
+        with trio.fail_after(limits.OPEN_STREAM_S + limits.UPGRADE_S):
+            if self.ip_of(relay) is None:
+                if self._policy.is_banned(relay) or relay == self.self_id.to_bytes():
+                    raise SwarmException("the relay is ourselves or banned")
+                at = Multiaddr(address.partition("/p2p/")[0])
+                await self.dial_addr(at, ID(relay))
+            circuit = await self._policy.call(relay, peer_id.to_bytes())
+            try:
+                return await self.upgrade_outbound_raw_conn(circuit, peer_id)
+            except BaseException:
+                await circuit.close()
+                raise
 
     async def knock(self, peer: bytes, ip: str, port: int) -> None:
         """Whether this peer answers there: TCP and Noise, then hang up. Raises SwarmException."""
@@ -141,12 +162,8 @@ class GuardedSwarm(Swarm):
 
     def ip_of(self, peer: bytes) -> str | None:
         """Where a connected peer is, by our direct connection to it."""
-        for connection in self.get_connections(ID(peer)):
-            if isinstance(muxed := connection.muxed_conn, BoundedYamux):
-                remote = muxed.secured_conn.get_remote_address()
-                if remote is not None and not connection.is_closed:
-                    return remote[0]
-        return None
+        live = (c for c in self.get_connections(ID(peer)) if not c.is_closed)
+        return next(filter(None, map(_ip_at, live)), None)
 
     def dialled_address(self, peer: bytes) -> str | None:
         """Where our live outbound connection to a peer leads."""
@@ -158,8 +175,9 @@ class GuardedSwarm(Swarm):
         return Direction.INBOUND in self._directions(peer)
 
     def _directions(self, peer: bytes) -> set[Direction]:
+        """Of our direct connections to a peer."""
         live = (c for c in self.get_connections(ID(peer)) if not c.is_closed)
-        return {c.direction for c in live if isinstance(c, SwarmConn)}
+        return {c.direction for c in live if isinstance(c, SwarmConn) and _ip_at(c)}
 
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         if self._policy.is_banned(muxed_conn.peer_id.to_bytes()):
@@ -245,6 +263,13 @@ class GuardedSwarm(Swarm):
             tcp.stream.socket.close()
 
 
+def _ip_at(connection: INetConn) -> str | None:
+    """The IP at the other end; None over a relay."""
+    muxed = connection.muxed_conn
+    remote = muxed.secured_conn.get_remote_address() if isinstance(muxed, BoundedYamux) else None
+    return remote[0] if remote else None
+
+
 class _Upgrader(TransportUpgrader):
     """Tells who proved an identity on an inbound connection, before anything else is agreed on."""
 
@@ -257,7 +282,7 @@ class _Upgrader(TransportUpgrader):
         self, raw_conn: IRawConnection, is_initiator: bool, peer_id: ID | None = None
     ) -> ISecureConn:
         secured = await super().upgrade_security(raw_conn, is_initiator, peer_id)
-        if not is_initiator:
+        if not is_initiator and not isinstance(raw_conn, CircuitConnection):
             self._on_secured(secured.get_remote_peer().to_bytes())
         return secured
 

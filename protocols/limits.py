@@ -53,6 +53,7 @@ RANGE_MAX_BYTES = 1 * MIB
 ANTI_ENTROPY_S = 3.0
 RECOVER_HEAD_S = 10.0
 RECOVER_HEAD_PEERS = 2
+BRANCH_PEERS = 8  # asked for the branch of an equivocator that a cut took
 
 # ---- shardcast
 PUSH_MAX_BYTES = 1 * MIB  # larger payloads are pulled
@@ -67,6 +68,7 @@ BULK_REQUEST_BYTES, BULK_HEAD_BYTES = 2 * 1024, 16 * 1024
 BULK_UNUSED_S = 2.0  # an asker ends a conversation that it has no more requests for
 BULK_LEASE_BYTES = 256 * MIB  # served in one conversation; then others get the place
 SOURCES_MAX = 8
+NEIGHBOURS = 8  # peers asked what they have, and told by; all of them when stuck
 PUSH_PATIENCE_S = 1.5  # without a pushed leaf for this long: pull
 ASK_TIMEOUT_S = 30.0  # the machine's own bound, above what a stream allows 1 MiB
 ASK_AHEAD_S = 0.4  # asked of a source at a time: what it lately sent in this time
@@ -84,6 +86,7 @@ ANNOUNCED_LEAVES = 4096  # in one announcement
 SUBSCRIBERS = 4096  # (peer, payload) pairs that are told of new leaves ...
 SUBSCRIPTIONS_PER_PEER = 64
 SEED_PATIENCE_S = 5.0  # a peer that takes nothing for so long loses the leaves it was to spread
+SPREADERS = 16  # peers to which an origin gives leaves that nobody has
 HAVE_REFRESH_S = 5.0  # a source that could give nothing and announced nothing is asked again
 SOURCE_RETRY_S = 2.0
 EARLY_LEAVES_BYTES = 8 * MIB  # pushed leaves that came before their manifest

@@ -103,7 +103,16 @@ class Train(_Message, frozen=True, tag=True):
     forward_tokens: int = FORWARD_TOKENS
 
 
-Request = Configure | Materialise | Generate | Inspect | Check | Train
+class Merge(_Message, frozen=True, tag=True):
+    """Learner: the delta from one version's weights to a later one's, composed from their files."""
+
+    id: int
+    base_path: str
+    new_path: str
+    out_path: str
+
+
+Request = Configure | Materialise | Generate | Inspect | Check | Train | Merge
 
 
 # ---- replies: child -> daemon --------------------------------------------------------------
@@ -176,6 +185,12 @@ class Trained(_Message, frozen=True, tag=True):
     seconds: float
 
 
+class Merged(_Message, frozen=True, tag=True):
+    id: int
+    delta_bytes: int
+    seconds: float
+
+
 class Failed(_Message, frozen=True, tag=True):
     """The request could not be served; the child stays up unless fatal."""
 
@@ -185,4 +200,6 @@ class Failed(_Message, frozen=True, tag=True):
     fatal: bool = False
 
 
-Reply = Heartbeat | Ready | Materialised | Generated | Inspected | Checked | Trained | Failed
+Reply = (
+    Heartbeat | Ready | Materialised | Generated | Inspected | Checked | Trained | Merged | Failed
+)

@@ -26,6 +26,7 @@ CaseState = Literal[
     "inconclusive",
 ]
 ENDED: tuple[CaseState, ...] = ("rejected", "unavailable", "stale")
+OVER: tuple[CaseState, ...] = (*ENDED, "inconclusive")  # not trained on; a late verdict may reopen
 
 
 class Assessment(Struct, frozen=True):

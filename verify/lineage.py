@@ -1,20 +1,33 @@
 """Policy versions and the chains they form, from the manifests that were stated.
 
 A version is named by the digest of its manifest. Version 0 is the originator's anchor with the base
-checkpoint; a learner's lineage is the chain of its step manifests from there. Manifests arrive in
-any order across authors: one whose parent is unknown waits (bounded) until the parent is here.
+checkpoint; a learner's lineage is the chain of its step manifests from there. A `merged` manifest
+makes no version: it names a delta from a version with a snapshot to a later one. Manifests arrive
+in any order across authors: one whose parent is unknown waits (bounded) until the parent is here.
 Pure: fed with verified entries, asked by the daemon's roles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple
 
 from primed.verify.runspec import Run
-from primed.verify.statements import Committed, Entry, Manifest, version_of
+from primed.verify.statements import Committed, Entry, Manifest, Payload, version_of
 
 _ORPHANS = 1024  # manifests waiting for their parent
 _SLACK_BYTES = 1 << 20
+_LEG_BYTES = 1 << 18  # what one more payload costs beside its bytes: asking, waiting, applying
+SPANS_KEPT = (2, 4, 8, 16)  # merged deltas that stay useful when there are newer ones
+
+
+class Leg(NamedTuple):
+    """A way to make a version's weights: its snapshot, or a delta onto the version `base`."""
+
+    version: bytes
+    base: bytes | None
+    payload: Payload
 
 
 class Lineages:
@@ -23,6 +36,7 @@ class Lineages:
         self._learners = run.peers("learner")
         self._newest: dict[bytes, bytes] = {}  # learner -> version
         self._orphans: dict[bytes, list[Entry]] = {}  # missing parent -> manifests
+        self._merged: dict[bytes, Manifest] = {}  # version -> the merged delta that leads to it
         self.manifests: dict[bytes, Manifest] = {}
         self.base: bytes | None = None  # version 0
 
@@ -34,6 +48,9 @@ class Lineages:
         if manifest.step == 0:
             return self._take_base(entry.author, manifest)
         if entry.author != manifest.learner or manifest.learner not in self._learners:
+            return []
+        if manifest.kind == "merged":
+            self._take_merged(entry, manifest)
             return []
         if manifest.kind != "step" or len(manifest.parents) != 1 or manifest.delta is None:
             return []
@@ -60,15 +77,38 @@ class Lineages:
         self.base = version_of(manifest)
         return self._add(manifest)
 
+    def _take_merged(self, entry: Entry, manifest: Manifest) -> None:
+        """parents: the version it starts from, which has a snapshot, and the one it leads to."""
+        if len(manifest.parents) != 2 or manifest.delta is None or manifest.snapshot is not None:
+            return
+        if missing := [each for each in manifest.parents if each not in self.manifests]:
+            if sum(map(len, self._orphans.values())) < _ORPHANS:
+                self._orphans.setdefault(missing[0], []).append(entry)
+            return
+        base, version = manifest.parents
+        start, end = self.manifests[base], self.manifests[version]
+        is_sound = (
+            end.learner == manifest.learner
+            and start.snapshot is not None
+            and (base == self.base or start.learner == manifest.learner)
+            and start.step < end.step == manifest.step
+            and manifest.weights == end.weights
+            and self._has_possible_sizes(manifest)
+        )
+        if is_sound:
+            self._merged.setdefault(version, manifest)
+
     def _fits(self, manifest: Manifest) -> bool:
         """Whether step and payload sizes are possible, given the parent and the base checkpoint."""
+        follows = manifest.step == self.manifests[manifest.parents[0]].step + 1
+        return follows and self._has_possible_sizes(manifest)
+
+    def _has_possible_sizes(self, manifest: Manifest) -> bool:
         assert self.base is not None
         base = self.manifests[self.base].snapshot
         assert base is not None
         limit = 2 * base.size_bytes + _SLACK_BYTES
-        payloads = [part for part in (manifest.delta, manifest.snapshot) if part is not None]
-        follows = manifest.step == self.manifests[manifest.parents[0]].step + 1
-        return follows and all(part.size_bytes <= limit for part in payloads)
+        return all(part.size_bytes <= limit for part in manifest.payloads())
 
     def _add(self, manifest: Manifest) -> list[bytes]:
         version = version_of(manifest)
@@ -125,15 +165,91 @@ class Lineages:
             return f"newest seen manifest went back from step {seen_before} to {seen.step}"
         return ""
 
-    def route(self, version: bytes, have: Callable[[bytes], bool]) -> list[bytes]:
-        """Versions to make, in order, to have `version`'s weights: the first is a snapshot or
-        follows a version that `have` says is here. Empty when it is here or unknown."""
-        chain: list[bytes] = []
-        at = version
-        while at in self.manifests and not have(at):
-            chain.append(at)
+    def newest_snapshot(self, learner: bytes) -> bytes | None:
+        """The newest version of a lineage that can be had without any other."""
+        for manifest in self.chain(learner):
+            if manifest.snapshot is not None:
+                return version_of(manifest)
+        return None
+
+    def merged(self, version: bytes) -> Manifest | None:
+        """The merged delta that leads to a version, if one was stated."""
+        return self._merged.get(version)
+
+    def retained(self, learner: bytes, leased: Collection[bytes], deltas: int) -> list[Manifest]:
+        """Manifests whose payloads are kept and served, newest first: back to the second newest
+        snapshot, over `deltas` versions and all leased ones to the snapshot before them; and of
+        the merged deltas from there the newest and those of useful spans."""
+        kept: dict[bytes, Manifest] = {}
+        leases, snapshots = set(leased) & self._lineage(learner), 0
+        for manifest in self.chain(learner):
+            version = version_of(manifest)
+            kept[version] = manifest
+            leases.discard(version)
+            snapshots += manifest.snapshot is not None
+            is_whole = manifest.snapshot is not None and not leases
+            if is_whole and snapshots >= 2 and len(kept) > deltas:
+                break
+        merged = [self._merged[version] for version in kept if version in self._merged]
+        useful = [
+            each
+            for each in merged
+            if each.parents[0] in kept and (each is merged[0] or self._span(each) in SPANS_KEPT)
+        ]
+        return [*kept.values(), *useful]
+
+    def _lineage(self, learner: bytes) -> set[bytes]:
+        return {version for version, m in self.manifests.items() if m.learner == learner}
+
+    def _span(self, merged: Manifest) -> int:
+        return merged.step - self.manifests[merged.parents[0]].step
+
+    def route(
+        self, version: bytes, have: Callable[[bytes], bool], avoid: Collection[Payload] = ()
+    ) -> list[Leg]:
+        """The cheapest way to a version's weights, as legs to make in order, from versions that
+        `have` says are here or from a snapshot, without the payloads to avoid. Empty when it is
+        here, unknown, or cannot be had."""
+        best: dict[bytes, tuple[float, Leg | None]] = {}
+        for step in reversed(self._history(version)):
+            if have(step):
+                best[step] = (0.0, None)
+                continue
+            ways = [leg for leg in self._legs(step) if leg.payload not in avoid]
+            priced = [(self._price(leg, best), leg) for leg in ways]
+            best[step] = min(priced, key=lambda way: way[0], default=(math.inf, None))
+        legs: list[Leg] = []
+        at: bytes | None = version
+        while at is not None and at in best and (leg := best[at][1]) is not None:
+            if math.isinf(best[at][0]):
+                return []
+            legs.append(leg)
+            at = leg.base
+        return legs[::-1]
+
+    def _history(self, version: bytes) -> list[bytes]:
+        """A version and those before it, back to the second snapshot: older payloads are gone."""
+        history: list[bytes] = []
+        at, snapshots = version, 0
+        while at in self.manifests and snapshots < 2:
+            history.append(at)
             manifest = self.manifests[at]
-            if manifest.snapshot is not None or not manifest.parents:
+            snapshots += manifest.snapshot is not None
+            if not manifest.parents:
                 break
             at = manifest.parents[0]
-        return chain[::-1]
+        return history
+
+    def _legs(self, version: bytes) -> Iterator[Leg]:
+        manifest = self.manifests[version]
+        if manifest.snapshot is not None:
+            yield Leg(version, None, manifest.snapshot)
+        if manifest.delta is not None:
+            yield Leg(version, manifest.parents[0], manifest.delta)
+        merged = self._merged.get(version)
+        if merged is not None and merged.delta is not None:
+            yield Leg(version, merged.parents[0], merged.delta)
+
+    def _price(self, leg: Leg, best: dict[bytes, tuple[float, Leg | None]]) -> float:
+        before = 0.0 if leg.base is None else best.get(leg.base, (math.inf, None))[0]
+        return before + leg.payload.size_bytes + _LEG_BYTES

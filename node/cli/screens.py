@@ -36,6 +36,9 @@ def print_status(view: StatusView, *, with_waits: bool) -> None:
     print(f"  up {duration(view.uptime_s)}, process {view.pid}, {clean(view.data_dir)}")
     state, peers = _state(network.state), count(network.peers, "peer")
     print(f"  network {state}, {peers}: {clean(network.reason)}")
+    if network.reachability != "unknown":
+        evidence = clean(network.reachability_evidence)
+        print(f"  {clean(network.reachability)}: {evidence}; {network.reachability_consequence}")
     if view.state != "ok":
         print(f"  {styled(view.state, 'yellow')}")
     for run in view.runs:

@@ -16,7 +16,7 @@ from primed.node.roles.batches import copied_from, fetch_batch, inspection_of
 from primed.node.supervisor import Child, ChildFailed
 from primed.p2p.errors import RemoteError
 from primed.training.messages import Inspected
-from primed.verify.cases import ENDED, Case
+from primed.verify.cases import OVER, Case
 from primed.verify.statements import Rejected
 
 INSPECT_S = 120.0
@@ -36,9 +36,10 @@ class Inspections:
 
     def _note(self, case: Case) -> None:
         known = case.commitment in self._passed or case.commitment in self._refused
-        if case.body.learner == self._part.me and not known and case not in self._waiting:
+        is_new = not known and case.state not in OVER and case not in self._waiting
+        if case.body.learner == self._part.me and is_new:
             self._waiting.append(case)
-        if case.used_by or case.state in ENDED:
+        if case.used_by or case.state in OVER:  # its file may be deleted
             self._passed.pop(case.commitment, None)
 
     def passed(self, commitment: bytes) -> Path | None:
@@ -52,7 +53,7 @@ class Inspections:
             )
             while self._waiting:
                 case = self._waiting.pop(0)
-                if case.state not in ENDED and not case.used_by:
+                if case.state not in OVER and not case.used_by:
                     await self._inspect(case)
 
     async def refuse_stale(self) -> None:

@@ -18,11 +18,12 @@ from primed.node.participation import Participation
 from primed.node.policies import PolicyUnavailable
 from primed.node.roles.inspections import Inspections
 from primed.node.roles.memory import OutOfMemory, Portion
+from primed.node.roles.merging import Merging
 from primed.node.supervisor import Child, ChildFailed
 from primed.node.views import RoleView
 from primed.protocols.disk import on_disk
 from primed.training.messages import FORWARD_TOKENS, Train, Trained
-from primed.verify.cases import Case
+from primed.verify.cases import OVER, Case
 from primed.verify.runspec import Role
 from primed.verify.statements import Manifest, version_of
 
@@ -45,6 +46,7 @@ class Learner:
         self._portion = Portion(FORWARD_TOKENS)
         self._folder = part.folder / "learner"
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._merging = Merging(part, child, self._folder)
 
     def view(self) -> RoleView:
         return RoleView(
@@ -54,6 +56,7 @@ class Learner:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._inspections.run)
+            nursery.start_soon(self._merging.run)
             while not self._part.is_finished():
                 try:
                     await self._one_step()
@@ -105,9 +108,12 @@ class Learner:
 
     async def _files(self, step: int, commitments: list[bytes]) -> list[tuple[bytes, Path]] | None:
         """The chosen batches' files. After a restart they are inspected again first; a batch
-        that cannot be had any more ends the choice, since the step was never made."""
+        that came to an end or cannot be had any more ends the choice, since the step was never
+        made."""
 
         def look() -> list[tuple[bytes, Path]] | None:
+            if any(map(self._is_over, commitments)):
+                return []
             found = [
                 (each, path) for each in commitments if (path := self._inspections.passed(each))
             ]
@@ -116,9 +122,14 @@ class Learner:
         files = await self._part.changes.until(
             look, f"files of step {step}", "the chosen batches to be inspected", BATCHES_S
         )
-        if files is None:
+        if not files:
             await on_disk(self._part.store.journal.drop, self._part.run.run_id, step)
-        return files
+        return files or None
+
+    def _is_over(self, commitment: bytes) -> bool:
+        """Whether a chosen batch will not be trained on any more, and its file may be deleted."""
+        case = self._part.cases.case(commitment)
+        return case is None or bool(case.used_by) or case.state in OVER
 
     async def _enough(self, step: int) -> list[Case] | None:
         part = self._part

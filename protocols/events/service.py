@@ -34,6 +34,7 @@ from primed.protocols.events.sync import Recovery, Sync
 from primed.protocols.events.validation import validate_message
 from primed.protocols.limits import (
     ANTI_ENTROPY_S,
+    BRANCH_PEERS,
     INBOX_EVENTS,
     RANGE_EVENTS,
     RANGE_MAX_BYTES,
@@ -107,9 +108,33 @@ class EventLog:
         await self._network.publish(self._topic, message)
         return stored.entry
 
+    async def branch(self, head: Head, start: int, prev: bytes, first: PeerId) -> list[Entry]:
+        """An author's events from start (which follows `prev`) to this head, from any peer that
+        has them, `first` before the others; [] if none does. For an author who has equivocated
+        since: our own chain may hold the other branch, or end before it. Nothing is stored."""
+        others = sorted(info.peer for info in self._network.peers() if info.peer != first)
+        for peer in (first, *others)[:BRANCH_PEERS]:
+            if peer == self._me:
+                continue
+            try:
+                found = await self._sync.branch(peer, head, start, prev)
+            except RemoteError:
+                continue
+            if found:
+                return [stored.entry for stored in found]
+        return []
+
     def heads(self) -> list[Head]:
         """Newest event of every author, sorted by author: the table a cut is made of."""
         return self._chains.heads()
+
+    def summary(self) -> bytes:
+        """Equal for two nodes that know the same events and proofs."""
+        return self._chains.summary()
+
+    def digest_at(self, author: bytes, seq: int) -> bytes | None:
+        """Name of an author's event, None if it is not here."""
+        return self._chains.digest_at(author, seq)
 
     def voids(self) -> dict[bytes, int]:
         """Authors proven to have equivocated: their events from this seq on are void."""
@@ -186,7 +211,7 @@ class EventLog:
         if isinstance(message, GetHeads):
             if message.summary == self._chains.summary():
                 return Reply(Heads((), ()))
-            return Reply(Heads(tuple(self._chains.heads()), tuple(self._chains.voids())))
+            return Reply(Heads(tuple(self._chains.valid_heads()), tuple(self._chains.voids())))
         if isinstance(message, GetHead):
             heads = [head for head in self._chains.heads() if head.author == message.author]
             return Reply(Heads(tuple(heads), ()))

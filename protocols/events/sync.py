@@ -28,7 +28,7 @@ from primed.protocols.events.messages import (
     Stored,
     Void,
 )
-from primed.protocols.events.validation import validate_event
+from primed.protocols.events.validation import linked_events, validate_event
 from primed.protocols.limits import RANGE_EVENTS, RECOVER_HEAD_PEERS
 from primed.verify.statements import Head
 
@@ -75,6 +75,23 @@ class Sync:
             await self._learn_void(peer, void)
         for head in answer.heads:
             await self._learn_head(peer, head)
+
+    async def branch(self, peer: PeerId, head: Head, start: int, prev: bytes) -> list[Stored]:
+        """Events start..head.seq if the peer has them and they lead from `prev` to this head; else
+        []: it may hold another branch. Raises RemoteError."""
+        found: list[Stored] = []
+        while (at := start + len(found)) <= head.seq:
+            count = min(RANGE_EVENTS, head.seq - at + 1)
+            request = GetRange(self._chains.run, head.author, at, count)
+            answer = await self._client.request(peer, request)
+            if not isinstance(answer, Range) or len(answer.events) > count:
+                raise self._charged(peer, MID, "wrong answer")
+            before = found[-1].digest if found else prev
+            linked = linked_events(self._chains.run, head.author, at, before, answer.events)
+            if not linked:
+                return []
+            found += linked
+        return found if found and found[-1].digest == head.digest else []
 
     async def recover(self, me: bytes, deadline_s: float) -> Recovery:
         """Ask up to two peers for our own head; adopt a longer chain. Ends by the deadline."""

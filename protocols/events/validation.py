@@ -5,6 +5,7 @@ Each rule is tagged; only REJECT costs the sender score. The same function judge
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from primed.p2p.errors import RemoteError
@@ -84,6 +85,26 @@ def _why_useless(chains: Chains, now_unix_ms: int, stored: Stored) -> str:
     if chains.is_full_for(event.author):
         return "too many authors"
     return ""
+
+
+def linked_events(
+    run: bytes, author: bytes, start: int, prev: bytes, signed: Sequence[SignedEvent]
+) -> list[Stored]:
+    """The events, verified, if they are the author's from start on and the first one follows
+    `prev`; else []. What is already known, or void, makes no difference."""
+    found: list[Stored] = []
+    for seq, each in enumerate(signed, start):
+        try:
+            event = decode(events, each.event)
+        except RemoteError:
+            return []
+        if (event.run, event.author, event.seq, event.prev) != (run, author, seq, prev):
+            return []
+        if not signing.is_signed_by(author, "event", each.event, each.signature):
+            return []
+        prev = event_digest(each.event)
+        found.append(Stored(each, event, prev))
+    return found
 
 
 def proven_place(run: bytes, proof: Equivocation) -> tuple[bytes, int] | None:

@@ -59,25 +59,20 @@ class Announcer:
         """A payload of ours that nobody has yet."""
         self._seedings[payload] = Seeding(payload.leaves, self._rng)
 
-    def subscribe(self, peer: bytes, payload: Payload, among: int, now: float) -> Bitmap:
-        """What to answer the peer. among: how many peers are connected."""
-        shown = self._shown(peer, payload, among, now)
+    def subscribe(self, peer: bytes, payload: Payload, now: float) -> Bitmap:
+        """What to answer the peer: of a payload that we seed nothing yet, the first announcement
+        follows at once and its answer tells what the peer has already."""
+        have = self._have(payload)
+        shown = Bitmap(0) if have is None else Bitmap(have.count, bytes(have))
+        if payload in self._seedings:
+            shown = Bitmap(payload.leaves)
         mine = self._subscriptions.setdefault(peer, {})
         mine.pop(payload, None)
         total = sum(map(len, self._subscriptions.values()))
         is_all = shown.count and shown.is_full
         if len(mine) < SUBSCRIPTIONS_PER_PEER and total < SUBSCRIBERS and not is_all:
-            mine[payload] = _Subscription(shown, now)
+            mine[payload] = _Subscription(Bitmap(shown.count, bytes(shown)), now)
         return shown
-
-    def _shown(self, peer: bytes, payload: Payload, among: int, now: float) -> Bitmap:
-        have = self._have(payload)
-        if have is None:
-            return Bitmap(0)
-        seeding = self._seedings.get(payload)
-        if seeding is None:
-            return Bitmap(have.count, bytes(have))
-        return seeding.visible(peer, among, now)
 
     def due(self, among: int, now: float) -> list[Announcement]:
         """What to tell whom now; each is then on its way until `arrived`."""

@@ -1,7 +1,7 @@
 """Lanes: gets leaves from a peer by the best way there is.
 
-The bulk lane, where the network has one and it works with this peer; else requests on libp2p
-streams. Which one is chosen anew for each request; `Network.peers()` shows which it would be.
+The bulk lane, where the network has one and it works with this peer; else, and for small payloads
+(a conversation costs more than a few requests), libp2p streams. Which one is chosen anew for each request; `Network.peers()` shows which it would be.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from primed.p2p.errors import HIGH, MID, LocalError, NoLane, RemoteError
 from primed.p2p.network import Network, PeerId
 from primed.protocols.client import Client
 from primed.protocols.disk import on_disk
-from primed.protocols.limits import BULK_LEAVES, LEAVES_PER_REQUEST
+from primed.protocols.limits import BULK_LEAVES, LEAVES_PER_REQUEST, PUSH_MAX_BYTES
 from primed.protocols.rpc import Refused
 from primed.protocols.shardcast.bulk import Conversation, Pull, purpose_of
 from primed.protocols.shardcast.messages import GetLeaves, Have, Leaves, Noted
@@ -75,7 +75,7 @@ class Lanes:
     ) -> Fetched:
         """Ask a peer for leaves; got(index) is called as each is verified and stored. The peer's
         faults are charged, not raised. Raises OSError of our disk."""
-        if self._has_bulk(peer):
+        if payload.size_bytes > PUSH_MAX_BYTES and self._has_bulk(peer):
             fetched = await self._over_bulk(peer, payload, indexes, got)
             if fetched is not None:
                 return fetched

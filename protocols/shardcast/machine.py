@@ -2,8 +2,9 @@
 
 `step(event, now)` takes in what happened and returns what to do. The owner carries the effects out,
 reports back, and calls with Tick at least every quarter of a second. Rules (algorithms.md section 6):
-wait for pushed leaves, pull after PUSH_PATIENCE_S without progress; at most SOURCES_MAX sources, by
-throughput and success, now and then by chance; to each as many leaves at a time as it sends in
+wait for pushed leaves, pull after PUSH_PATIENCE_S without progress; ask NEIGHBOURS peers what they
+have, and all others when stuck; at most SOURCES_MAX sources, by the rarest leaf that they have, then
+by throughput and success, now and then by chance; to each as many leaves at a time as it sends in
 ASK_AHEAD_S; rarest leaf first, ties at random. What is overdue, and the last few leaves, are asked
 of a second source. Without progress the owner is told to look for more peers. A source that gave a
 false leaf, or often lacked what it announced, is never asked again; one that failed rests. Whatever
@@ -27,8 +28,10 @@ from primed.protocols.limits import (
     HAVE_REFRESH_S,
     LEAVES_PER_REQUEST,
     LIES_MAX,
+    NEIGHBOURS,
     PUSH_PATIENCE_S,
     SOURCES_MAX,
+    STUCK_S,
 )
 from primed.protocols.shardcast.bitmap import Bitmap, bits_of
 from primed.protocols.shardcast.sources import Source
@@ -43,8 +46,8 @@ DUPLICATES = 2  # requests for one leaf at a time, at most
 
 @dataclass(frozen=True)
 class Tick:
-    """Time has passed; these peers are connected (or hinted to have the payload). `widths`: how
-    many leaves a request to a peer may name, where that is not LEAVES_PER_REQUEST."""
+    """Time has passed; these peers are connected (or hinted to have the payload), in the order in
+    which to make them neighbours: another one at each node. `widths`: how many leaves a request to a peer may name, where that is not LEAVES_PER_REQUEST."""
 
     peers: tuple[bytes, ...]
     widths: Mapping[bytes, int] = field(default_factory=dict)
@@ -193,6 +196,7 @@ class Download:
         if source is None:
             return
         self._claims(source, event.indexes)
+        source.is_strange = False
         source.heard_at, source.is_dry = self.now, False
 
     def _told(self, event: HaveIs) -> None:
@@ -204,6 +208,7 @@ class Download:
             self._failed(source)
         else:
             self._claims(source, Bitmap(self.have.count, event.bitmap))
+            source.is_strange = not event.bitmap
             source.is_known, source.is_dry = True, False
 
     def _claims(self, source: Source, indexes: Iterable[int]) -> None:
@@ -240,8 +245,9 @@ class Download:
         connected = set(tick.peers) - self.bad
         for peer in [peer for peer in self._sources if peer not in connected]:
             self._drop(peer)
-        for peer in sorted(connected - self._sources.keys()):
-            self._sources[peer] = Source(Bitmap(self.have.count))
+        for peer in tick.peers:
+            if peer not in self._sources and peer in connected:
+                self._sources[peer] = Source(Bitmap(self.have.count))
         for peer, source in self._sources.items():
             source.widest = tick.widths.get(peer, LEAVES_PER_REQUEST)
 
@@ -292,7 +298,11 @@ class Download:
         """Ask peers what they have: first of all, and again when they can give us nothing and are
         silent. Meanwhile they announce what they gain."""
         effects: list[Effect] = []
+        near, is_stuck = 0, self.now - self._progress_at >= STUCK_S
         for peer, source in self._sources.items():
+            if near >= NEIGHBOURS and not is_stuck:
+                break
+            near += not source.is_strange
             if source.waits_for_have or source.asked or source.rests_until > self.now:
                 continue
             last = max(source.asked_have_at, source.heard_at)

@@ -1,29 +1,34 @@
 """Seeding: the origin of a large payload gives each leaf to one peer first. Pure.
 
-While leaves are left that nobody took, a peer is shown only those that it is to spread: half of its
-even share of what is left, more when it has taken most of them, so that fast peers get more (guided
-self-scheduling, Polychronopoulos and Kuck 1987). So every leaf has left the origin once after W/u,
-the least time there is, and everything else can go on without it. A leaf whose peer went away
-before the end is given to another; one that nobody comes for is shown to all.
+While there are leaves that nobody took, a peer is shown only those that it is to spread, and only
+SPREADERS peers are shown any: half of an even share of what is left, more when a peer has taken most
+of them, so that fast peers get more (guided self-scheduling, Polychronopoulos and Kuck 1987). So
+every leaf has left the origin once after W/u, the least time there is, and everything else can go on
+without it. What a peer was to spread and did not come for is given to another, and the second time
+shown to all; so is what was taken by a peer that went away before the end.
 """
 
 from __future__ import annotations
 
 import random
 
-from primed.protocols.limits import SEED_PATIENCE_S
+from primed.protocols.limits import SEED_PATIENCE_S, SPREADERS
 from primed.protocols.shardcast.bitmap import Bitmap
+
+_ALL = b""
 
 
 class Seeding:
     def __init__(self, leaves: int, rng: random.Random) -> None:
         self._leaves = leaves
         self._pool = rng.sample(range(leaves), leaves)
-        self._spread: dict[bytes, set[int]] = {}  # peer -> what it has to take yet
-        self._grant: dict[bytes, int] = {}  # peer -> leaves of its last grant
-        self._taken: dict[int, bytes] = {}  # leaf -> who took it first; b"": open to all
+        self._spread: dict[bytes, set[int]] = {}  # spreader -> what it has to take yet
+        self._grant: dict[bytes, int] = {}  # spreader -> leaves of its last grant
         self._active_at: dict[bytes, float] = {}
-        self._idle: set[bytes] = set()  # peers that did not come for what they were given
+        self._taken: dict[int, bytes] = {}  # leaf -> who took it first, or _ALL
+        self._returned: set[int] = set()
+        self._began_at: float | None = None
+        self._served = 0
 
     @property
     def is_over(self) -> bool:
@@ -32,12 +37,15 @@ class Seeding:
 
     def visible(self, peer: bytes, among: int, now: float) -> Bitmap:
         """What to show a peer; `among`: how many peers there are to spread leaves."""
-        self._active_at.setdefault(peer, now)
-        waiting = self._spread.setdefault(peer, set())
-        if peer not in self._idle and len(waiting) <= self._grant.get(peer, 0) // 2:
-            self._give(peer, waiting, among)
-        shared = (peer, b"")
-        own = [index for index, taker in self._taken.items() if not self._pool or taker in shared]
+        if self._began_at is None:
+            self._began_at = now
+        if peer not in self._spread and len(self._spread) < SPREADERS:
+            self._spread[peer], self._active_at[peer] = set(), now
+        waiting = self._spread.get(peer, set())
+        if peer in self._spread and len(waiting) <= self._grant.get(peer, 0) // 2:
+            self._give(peer, waiting, min(among, SPREADERS))
+        shared = (peer, _ALL)
+        own = [index for index, taker in self._taken.items() if self.is_over or taker in shared]
         return Bitmap.of(self._leaves, (*waiting, *own))
 
     def _give(self, peer: bytes, waiting: set[int], among: int) -> None:
@@ -48,31 +56,37 @@ class Seeding:
 
     def served(self, peer: bytes, index: int, now: float) -> None:
         """A leaf was sent to a peer, or it had it already."""
-        self._active_at[peer] = now
-        self._idle.discard(peer)
+        self._served += 1
+        if peer in self._active_at:
+            self._active_at[peer] = now
         self._taken.setdefault(index, peer)
         for waiting in self._spread.values():
             waiting.discard(index)
 
     def lapse(self, now: float) -> None:
-        """Show to all what peers do not come for."""
-        for peer, waiting in self._spread.items():
-            if waiting and now - self._active_at[peer] > SEED_PATIENCE_S:
-                self._taken |= dict.fromkeys(waiting, b"")
-                waiting.clear()
-                self._idle.add(peer)
-        if self._spread.keys() == self._idle:  # nobody is left to spread the rest
-            self._taken |= dict.fromkeys(self._pool, b"")
-            self._pool.clear()
+        """Peers that do not come, though it was their turn, make place: our uplink may be slow."""
+        patience_s = SEED_PATIENCE_S
+        if self._began_at is not None and self._served:
+            round_s = len(self._spread) * (now - self._began_at) / self._served
+            patience_s += 3 * round_s
+        for peer, waiting in list(self._spread.items()):
+            if waiting and now - self._active_at[peer] > patience_s:
+                self._remove(peer)
 
     def left(self, peer: bytes) -> None:
         """A peer is gone, and with it what perhaps only it had."""
         if self.is_over:
             return
-        self._pool += self._spread.pop(peer, ())
+        self._remove(peer)
+        for index in [index for index, taker in self._taken.items() if taker == peer]:
+            self._taken[index] = _ALL
+
+    def _remove(self, peer: bytes) -> None:
         self._grant.pop(peer, None)
         self._active_at.pop(peer, None)
-        self._idle.discard(peer)
-        for index in [index for index, taker in self._taken.items() if taker == peer]:
-            del self._taken[index]
-            self._pool.append(index)
+        for index in self._spread.pop(peer, ()):
+            if index in self._returned:
+                self._taken[index] = _ALL
+            else:
+                self._returned.add(index)
+                self._pool.append(index)

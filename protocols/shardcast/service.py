@@ -35,6 +35,7 @@ from primed.protocols.shardcast.messages import (
     shards,
     shards_message,
 )
+from primed.protocols.shardcast.neighbours import Neighbours
 from primed.protocols.shardcast.serving import Serving
 from primed.protocols.shardcast.store import PayloadStore
 from primed.protocols.shardcast.transfer import Transfer
@@ -89,7 +90,10 @@ class Shardcast:
         )
         self.lanes = Lanes(network, fetching, store, run_id)
         self._talk = Client(network, PROTOCOL, responses)  # short words do not wait behind leaves
-        self._serving = Serving(network, self._talk, store, run_id, rng, self._told)
+        self._neighbours = Neighbours(network)
+        self._serving = Serving(
+            network, self._talk, store, run_id, rng, self._neighbours, self._told
+        )
         servers.serve(
             PROTOCOL,
             requests,
@@ -127,6 +131,7 @@ class Shardcast:
             learner,
             self._rng,
             self.lanes,
+            self._neighbours,
             self._serving.gained,
         )
         for shard in self._early.take(payload):

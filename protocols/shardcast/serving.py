@@ -30,6 +30,7 @@ from primed.protocols.shardcast.messages import (
     Leaves,
     Noted,
 )
+from primed.protocols.shardcast.neighbours import Neighbours
 from primed.protocols.shardcast.store import PayloadStore
 from primed.verify.statements import Payload
 
@@ -49,21 +50,19 @@ class Serving:
         store: PayloadStore,
         run_id: bytes,
         rng: random.Random,
+        neighbours: Neighbours,
         told: Told,
     ) -> None:
         self._network = network
         self._client = client
         self._store = store
         self._run_id = run_id
+        self._neighbours = neighbours
         self._told = told
         self._announcer = Announcer(store.have, rng)
         self._news = trio.Event()
         self._provides = trio.Event()
         self._telling = trio.CapacityLimiter(TELLING_AT_ONCE)
-        if network.bulk is not None:
-            served = partial(trio.lowlevel.current_trio_token().run_sync_soon, self._served)
-            talk = partial(answer_wants, store, network.uploads, served)
-            network.bulk.serve(purpose_of(run_id), talk)
         network.on_peer(self._forget_on_disconnect)
 
     # ---- for the service
@@ -86,11 +85,17 @@ class Serving:
         self._announcer.forget(payload)
 
     async def run(self) -> None:
+        """From now on also over the bulk lane, where the network has one."""
+        if self._network.bulk is not None:
+            served = partial(trio.lowlevel.current_trio_token().run_sync_soon, self._served)
+            talk = partial(answer_wants, self._store, self._network.uploads, served)
+            self._network.bulk.serve(purpose_of(self._run_id), talk)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._provide)
             while True:
                 if not self._network.uploads.quiet_s():
-                    for news in self._announcer.due(self._peers(), trio.current_time()):
+                    among = len(self._neighbours.connected())
+                    for news in self._announcer.due(among, trio.current_time()):
                         nursery.start_soon(self._tell, news)
                 with trio.move_on_after(TICK_S):
                     await self._news.wait()
@@ -108,21 +113,18 @@ class Serving:
 
     # ---- inside
 
-    def _peers(self) -> int:
-        return len(self._network.peers())
-
     def _shown(self, peer: PeerId, payload: Payload) -> bytes:
         if self._network.uploads.quiet_s():
             return b""
-        now = trio.current_time()
-        return bytes(self._announcer.subscribe(peer, payload, self._peers(), now))
+        self._news.set()
+        return bytes(self._announcer.subscribe(peer, payload, trio.current_time()))
 
     def _refuse_if_unfit(self, peer: PeerId, payload: Payload) -> None:
         reason, wait_s = self._network.uploads.why_not()
         if reason:
             raise Refused("busy", reason, retry_after_ms=int(1000 * min(wait_s, 600)))
         is_large = payload.size_bytes > PUSH_MAX_BYTES
-        if is_large and any(info.relayed for info in self._network.peers() if info.peer == peer):
+        if is_large and peer in self._neighbours.relayed():
             raise Refused("denied", "nothing large over a relay")
 
     async def _within_cap(self, peer: PeerId, message: GetLeaves) -> AsyncIterator[Leaf]:

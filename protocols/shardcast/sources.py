@@ -32,6 +32,7 @@ class Source:
 
     have: Bitmap
     is_known: bool = False  # it has told what it has
+    is_strange: bool = False  # it knows nothing of the payload
     is_dry: bool = False  # nothing that is free to ask for, until something changes
     widest: int = LEAVES_PER_REQUEST
     asked: dict[int, float] = field(default_factory=dict)

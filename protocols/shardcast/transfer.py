@@ -42,8 +42,10 @@ from primed.protocols.shardcast.machine import (
     Tick,
 )
 from primed.protocols.shardcast.messages import GetHave, Have, Leaves, Noted, Shard
+from primed.protocols.shardcast.neighbours import Neighbours
 from primed.protocols.shardcast.pace import Pace
 from primed.protocols.shardcast.store import PayloadStore
+from primed.verify.digests import digest
 from primed.verify.statements import Payload
 
 TICK_S = 0.25
@@ -61,6 +63,7 @@ class Transfer:
         learner: PeerId,
         rng: random.Random,
         lanes: Lanes,
+        neighbours: Neighbours,
         gained: Callable[[], None],
     ) -> None:
         """gained: called when a leaf was stored."""
@@ -76,6 +79,7 @@ class Transfer:
         self._learner = learner
         self._rng = rng
         self._lanes = lanes
+        self._neighbours = neighbours
         self._gained = gained
         self._pace = Pace()
         self._hinted: set[PeerId] = set()  # peers beyond the connected ones that may have it
@@ -174,16 +178,19 @@ class Transfer:
         return self._looked
 
     def _candidates(self) -> tuple[PeerId, ...]:
-        """Connected peers, but not over relays for what is large; beyond them the learner while
-        there are few, and who is said to have the payload."""
+        """The learner, where it is connected or few others are; then connected peers, but not over
+        relays for what is large, in an order of our own; then who is said to have the payload."""
         is_large = self.payload.size_bytes > PUSH_MAX_BYTES
-        infos = self._network.peers()
-        peers = {info.peer for info in infos}
+        peers = set(self._neighbours.connected())
         if len(peers) < SOURCES_MAX:
             peers.add(self._learner)
-        peers |= self._hinted
-        relayed = {info.peer for info in infos if info.relayed and is_large}
-        return tuple(sorted(peers - relayed - {self._network.peer}))
+        excluded = {self._network.peer, *(self._neighbours.relayed() if is_large else ())}
+        near = sorted(peers - excluded, key=self._liking)
+        return (*near, *sorted(self._hinted - peers - excluded))
+
+    def _liking(self, peer: PeerId) -> tuple[bool, bytes]:
+        drawn = digest("neighbour", self.payload.root, self._network.peer, peer)
+        return peer != self._learner, drawn
 
     async def _carry_out(self, effect: Effect) -> None:
         if isinstance(effect, AskHave):

@@ -47,9 +47,15 @@ def new_network(
     identity: Identity | None = None,
     profile: limits.Profile = PROFILE,
     book_path: Path | None = None,
+    offers_relay: bool = False,
 ) -> Libp2pNetwork:
     """A network that is not running yet."""
-    network = Libp2pNetwork(identity or Identity.generate(), profile=profile, book_path=book_path)
+    network = Libp2pNetwork(
+        identity or Identity.generate(),
+        profile=profile,
+        book_path=book_path,
+        offers_relay=offers_relay,
+    )
     network.handle(ECHO, echo)
     return network
 

@@ -26,6 +26,8 @@ from primed.p2p.network import (
     Traffic,
     Validator,
 )
+from primed.p2p.overlay import Redial
+from primed.p2p.reachability import Kind, Reachability
 from primed.p2p.uploads import Uploads
 from primed.verify.signing import Signer, peer_id_of
 
@@ -131,6 +133,10 @@ class MemoryNetwork:
     def bulk(self) -> None:
         return None
 
+    @property
+    def reachability(self) -> Reachability:
+        return Reachability(Kind.LOCAL, "it is in memory")
+
     def listen_addresses(self) -> tuple[str, ...]:
         return ()
 
@@ -143,6 +149,13 @@ class MemoryNetwork:
 
     def state(self) -> tuple[str, str]:
         return ("online", "") if self.linked else ("alone", "no peer is connected")
+
+    @property
+    def is_running(self) -> bool:
+        return True
+
+    def redials(self) -> list[Redial]:
+        return []
 
     async def connect(self, address: str) -> PeerId:
         raise RemoteError("memory networks are linked by their fabric")

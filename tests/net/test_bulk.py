@@ -74,9 +74,9 @@ async def test_cancelling_cuts_the_channel_and_ends_both_threads() -> None:
         with trio.move_on_after(0.3) as scope:
             await b.bulk.converse(a.peer, "stall", lambda c: c.recv_into(bytearray(1)))
         assert scope.cancelled_caught
-        with trio.fail_after(2):
+        with trio.fail_after(6):
             await ended.wait()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 6
         await until(lambda: sockets() <= before)
         await fetch(b, a.peer)
 
@@ -148,7 +148,7 @@ async def test_an_upload_cap_holds_and_quiet_hours_refuse() -> None:
         await ready(a, b)
         began = time.monotonic()
         await fetch(b, a.peer, 2 * MIB)
-        assert 1.7 < time.monotonic() - began < 4
+        assert 1.7 < time.monotonic() - began < 10
         now[0] = datetime(2026, 1, 1, 23, 0)
         with pytest.raises(NoLane, match="quiet hours"):
             await b.bulk.converse(a.peer, PURPOSE, get_bytes(1))

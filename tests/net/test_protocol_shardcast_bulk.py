@@ -223,9 +223,11 @@ async def test_scenario_12_a_full_disk_is_named_and_waited_out(
         assert b.score_of(a) == 0
 
 
+@pytest.mark.parametrize("kills", [(40,), pytest.param((1, 2, 5, 60, 30), marks=pytest.mark.slow)])
 async def test_scenario_1_a_receiver_killed_at_any_point_goes_on_where_it_was(
-    tmp_path: Path,
+    kills: tuple[int, ...], tmp_path: Path
 ) -> None:
+    """kills: after how many leaves, those of earlier lives included."""
     size = 8 * MIB
     async with nodes(tmp_path, 2, uploads=Uploads(16 * MIB)) as (a, _):
         file = a_file(tmp_path, size)
@@ -233,13 +235,13 @@ async def test_scenario_1_a_receiver_killed_at_any_point_goes_on_where_it_was(
         folder = tmp_path / "killed"
         figures = (payload.root.hex(), str(size), str(payload.leaf_bytes))
         command = [sys.executable, bulk_receiver.__file__, str(folder), a.address, *figures]
-        for kill_after in (1, random.Random(1).randrange(20, 60)):
-            await trio.to_thread.run_sync(kill_at, command, kill_after)
+        for count in kills:
+            await trio.to_thread.run_sync(kill_at, command, count)
         done = await trio.run_process(command, capture_stdout=True)
         *leaves, last = done.stdout.decode().splitlines()
         _, bulk_bytes, stream_bytes = last.split()
         assert len(leaves) <= payload.leaves
-        assert int(bulk_bytes) + int(stream_bytes) <= size - 20 * payload.leaf_bytes
+        assert int(bulk_bytes) + int(stream_bytes) <= size - (max(kills) - 16) * payload.leaf_bytes
         assert PayloadStore(folder).path(payload) is not None
         [final] = [path for path in folder.iterdir() if "." not in path.name]
         assert final.read_bytes() == file.read_bytes()

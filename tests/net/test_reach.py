@@ -10,7 +10,8 @@ from primed.p2p.errors import RemoteError
 from primed.p2p.host import Libp2pNetwork
 from primed.p2p.identity import Identity
 from primed.p2p.network import Stream
-from primed.p2p.reach import PROTOCOL, Answer, Kind, Outcome, judge
+from primed.p2p.reach import PROTOCOL, Answer, Outcome, judge
+from primed.p2p.reachability import Kind
 
 from .hosts import LOCAL, free_port, new_network, started, until
 
@@ -20,7 +21,7 @@ PEERS = [Identity.generate().peer for _ in range(3)]
 
 async def identified(network: Libp2pNetwork, count: int) -> None:
     """Until so many peers have told what they speak."""
-    await until(lambda: len(network._witnesses()) >= count)
+    await until(lambda: len(network._access.witnesses()) >= count)
 
 
 async def answer_of(asker: Libp2pNetwork, witness: bytes, port: int) -> bytes:
@@ -39,7 +40,7 @@ async def test_two_peers_dial_back_and_are_named_as_evidence() -> None:
         join = [*first.listen_addresses(), *second.listen_addresses()]
         async with one.running(["/ip4/127.5.0.1/tcp/0"], join):
             await identified(one, 2)
-            found = await one.measure_reachability()
+            found = await one._access.reach.measure()
             assert found.kind is Kind.LOCAL  # loopback addresses are nobody's on the internet
             assert f"{found.address}/p2p/" in one.listen_addresses()[0]
             assert found.address.startswith("/ip4/127.5.0.1/tcp/")
@@ -52,7 +53,7 @@ async def test_a_port_that_nobody_can_dial_is_found_out() -> None:
     one, first, second = new_network(), new_network(), new_network()
     async with started(first, second), one.running([LOCAL], list(first.listen_addresses())):
         await identified(one, 2)
-        found = await one._reach.measure(free_port())
+        found = await one._access.reach.measure(free_port())
         assert found.kind is Kind.OUTBOUND and found.address == ""
         assert "could not dial back" in found.evidence
 
@@ -76,8 +77,9 @@ async def test_a_liar_who_claims_to_have_dialled_is_not_believed() -> None:
     liar.handle(PROTOCOL, lie)
     async with started(one, liar):
         await identified(one, 1)
-        assert await one._reach.ask(liar.peer, one._ports()[0]) is None
-        assert (await one.measure_reachability()).kind is Kind.UNKNOWN
+        assert await one._access.reach.ask(liar.peer, one._access.ports()[0]) is None
+        assert (await one._access.reach.measure()).kind is Kind.UNKNOWN
+        assert one.reachability.evidence == "it listens on this machine only"
 
 
 @pytest.mark.parametrize("told", [b"", b"r", b"x127.0.0.1", b"rlocalhost", b"r" + b"9" * 5000])
@@ -90,7 +92,7 @@ async def test_any_answer_is_an_answer_or_none(told: bytes) -> None:
 
     odd.handle(PROTOCOL, answer)
     async with started(one, odd):
-        assert await one._reach.ask(odd.peer, 4001) is None
+        assert await one._access.reach.ask(odd.peer, 4001) is None
         assert one.traffic.handler_errors == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from itertools import count
 
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from primed.protocols.limits import (
     ANNOUNCED_AT_ONCE,
     ANNOUNCED_LEAVES,
     SEED_PATIENCE_S,
+    SPREADERS,
     SUBSCRIPTIONS_PER_PEER,
 )
 from primed.protocols.shardcast.announcer import Announcer
@@ -40,7 +42,7 @@ def test_a_subscriber_hears_every_leaf_once_and_not_too_often() -> None:
     have = Bitmap(300)
     have.add(7)
     announcer = announcer_of({payload: have})
-    assert list(announcer.subscribe(peer(1), payload, 1, 0.0)) == [7]
+    assert list(announcer.subscribe(peer(1), payload, 0.0)) == [7]
     heard: list[int] = []
     messages = 0
     for tick in range(400):
@@ -60,8 +62,8 @@ def test_an_announcement_that_fails_or_is_not_wanted_ends_the_subscription() -> 
     payload = payload_of(100_000)
     have = Bitmap.of(100_000, range(50_000))
     announcer = announcer_of({payload: have})
-    announcer.subscribe(peer(1), payload_of(8, 1), 1, 0.0)  # unknown here: nothing yet
-    told = announcer.subscribe(peer(1), payload, 1, 0.0)
+    announcer.subscribe(peer(1), payload_of(8, 1), 0.0)  # unknown here: nothing yet
+    told = announcer.subscribe(peer(1), payload, 0.0)
     assert told.total == 50_000
     for index in range(50_000, 60_000):
         have.add(index)
@@ -76,7 +78,7 @@ def test_subscriptions_are_bounded_and_end_with_the_connection() -> None:
     held = {payload_of(8, number): Bitmap(8) for number in range(200)}
     announcer = announcer_of(held)
     for payload, bitmap in held.items():
-        announcer.subscribe(peer(1), payload, 1, 0.0)
+        announcer.subscribe(peer(1), payload, 0.0)
         bitmap.add(1)
     assert len(announcer.due(1, 9.0)) == SUBSCRIPTIONS_PER_PEER
     announcer.left(peer(1))
@@ -93,6 +95,7 @@ class Origin:
         self.peers = [peer(number) for number in range(peers)]
         self.has: dict[bytes, set[int]] = {name: set() for name in self.peers}
         self.sent: list[int] = []
+        self.copies: Counter[int] = Counter()
         self.clock = count()
 
     def round(self, *, lazy: int = 0) -> bool:
@@ -102,11 +105,12 @@ class Origin:
         for number, name in enumerate(self.peers):
             shown = self.seeding.visible(name, len(self.peers), now)
             fresh = [index for index in shown if index not in self.has[name]]
-            if fresh and number >= lazy and not self.seeding.is_over:
-                rarest = min(fresh, key=self.sent.count)
+            if fresh and number >= lazy:
+                rarest = min(fresh, key=self.copies.__getitem__)
                 self.seeding.served(name, rarest, now)
                 self.has[name].add(rarest)
                 self.sent.append(rarest)
+                self.copies[rarest] += 1
                 moved = True
         return moved
 
@@ -132,25 +136,33 @@ def test_leaves_of_peers_that_do_not_come_or_have_gone_are_given_to_others() -> 
         origin.round(lazy=2)
     gone = origin.peers.pop()
     origin.seeding.left(gone)
-    rounds = 0
     while not origin.seeding.is_over:
         origin.round(lazy=2)
-        rounds += 1
-    assert rounds * 0.1 < 240 / 3 * 0.1 + 2 * SEED_PATIENCE_S  # three peers still take leaves
-    assert set().union(*(origin.has[name] for name in origin.peers)) == set(range(240))
+    assert next(origin.clock) * 0.1 < 240 / 3 * 0.1 + 4 * SEED_PATIENCE_S  # three take leaves
+    while origin.round(lazy=2):
+        pass
+    assert origin.has[peer(3)] == set(range(240))
+
+
+def test_only_some_peers_spread_and_the_others_see_all_in_the_end() -> None:
+    origin = Origin(400, 3 * SPREADERS)
+    origin.round()
+    assert sum(map(bool, origin.has.values())) == SPREADERS
+    while not origin.seeding.is_over:
+        assert origin.round()
+    assert origin.seeding.visible(origin.peers[-1], 48, 99.0).is_full
 
 
 def test_leaves_that_a_peer_has_already_do_not_hold_the_seeding_up() -> None:
     payload = payload_of(64)
     announcer = announcer_of({payload: Bitmap.full(64)})
     announcer.seed(payload)
-    shown = set(announcer.subscribe(peer(1), payload, 4, 0.0))
-    assert 0 < len(shown) < 64
-    for step in range(1, 200):
-        for index in shown:
-            announcer.served(peer(1), payload, index, step)
+    assert not announcer.subscribe(peer(1), payload, 0.0).total
+    shown: set[int] = set()
+    for step in range(100):
         for news in announcer.due(4, step):
             assert not shown & set(news.indexes)
             shown |= set(news.indexes)
+            assert step > 0 or len(shown) == 8  # half of a quarter
             announcer.arrived(news, news.indexes, True, step)
     assert shown == set(range(64))

@@ -165,6 +165,12 @@ def _trained(daemon: Daemon, run: RunContext, base: Path, honest: m.Generated) -
     lost = msgspec.structs.replace(request, batch_paths=[str(base)])
     assert daemon.ask(lost, m.Trained).refused.startswith("batch base:")
     _materialised(daemon, trained.weights, base, theirs)
+    merged = theirs.out_delta.with_name("merged")
+    merge = m.Merge(
+        id=7, base_path=str(base), new_path=str(theirs.out_weights), out_path=str(merged)
+    )
+    assert daemon.ask(merge, m.Merged).delta_bytes == merged.stat().st_size
+    assert merged.read_bytes() == theirs.out_delta.read_bytes()  # a span of one step
 
 
 def _materialised(daemon: Daemon, wanted: bytes, base: Path, files: StepFiles) -> None:

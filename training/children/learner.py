@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from primed.training import deltas
 from primed.training.children.room import Room, dishonest_only_in_workers, refused
 from primed.training.learner import Learner, StepFiles, StepRefused
 from primed.training.lessons import UnusableBatch
@@ -12,6 +13,8 @@ from primed.training.messages import (
     Configure,
     Inspect,
     Materialise,
+    Merge,
+    Merged,
     Ready,
     Reply,
     Request,
@@ -38,6 +41,8 @@ class LearnerServer:
                 return self._room.inspect(request)[0]
             case Train():
                 return self._train(request)
+            case Merge():
+                return _merge(request)
             case _:
                 return refused(request, "learner")
 
@@ -68,6 +73,12 @@ class LearnerServer:
             alarm=made.alarm,
             seconds=time.monotonic() - began,
         )
+
+
+def _merge(request: Merge) -> Merged:
+    began = time.monotonic()
+    base, new, out = map(Path, (request.base_path, request.new_path, request.out_path))
+    return Merged(request.id, deltas.encode(base, new, out), time.monotonic() - began)
 
 
 def configure(request: Configure) -> LearnerServer:

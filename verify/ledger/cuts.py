@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from primed.verify.digests import digest
 from primed.verify.ledger.equivocation import without_forks
 from primed.verify.ledger.fold import contiguous, fold
-from primed.verify.ledger.state import Batch, State, is_finished
+from primed.verify.ledger.state import State, waits_for_cuts
 from primed.verify.runspec import Run
 from primed.verify.statements import Cut, Entry, Head
 
@@ -45,7 +45,7 @@ def propose_cut(
     """
     chains = contiguous(state, without_forks(entries, forks))
     is_news = any(not isinstance(e.body, Cut) for chain in chains.values() for e in chain)
-    if not is_news and not _waits_for_cuts(run, state):
+    if not is_news and not waits_for_cuts(run, state):
         return None
     # More authors than fit take turns: the order is another one after each cut.
     turns = sorted(chains, key=lambda author: digest("turn", state.root, author))[:HEADS_MAX]
@@ -53,20 +53,6 @@ def propose_cut(
     folded = fold(run, state, included, state.number + 1)
     heads = tuple(folded.heads[author] for author in sorted(turns))
     return Cut(folded.number, state.root, heads, folded.root), folded
-
-
-def _waits_for_cuts(run: Run, state: State) -> bool:
-    """Whether further cuts alone settle something: an open batch, unvested pay."""
-    finished = is_finished(run, state.weights("learner"), state.newest, state.versions)
-
-    def vests_with_time(batch: Batch) -> bool:
-        further = state.workers[batch.worker].next_counter - 1 - batch.counter
-        return finished or further >= run.spec.parameters.vest_batches
-
-    return bool(state.lots) or any(
-        batch.state == "committed" or (batch.state == "payable" and vests_with_time(batch))
-        for batch in state.batches.values()
-    )
 
 
 def check_cut(run: Run, state: State, cut: Entry, entries: Iterable[Entry]) -> State:

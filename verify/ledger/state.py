@@ -188,6 +188,23 @@ def open_cuts(parameters: Parameters) -> int:
     return 2 + math.ceil(2 * (parameters.claim_s + parameters.verdict_s) / parameters.epoch_s)
 
 
+def waits_for_cuts(run: Run, state: State) -> bool:
+    """Whether a cut without news would change more than its number: an open batch becomes payable
+    or runs out, credits vest, a version earns its price. Each of them ends after some cuts."""
+    if state.lots or state.unpaid:
+        return True
+    finished = is_finished(run, state.weights("learner"), state.newest, state.versions)
+
+    def vests_with_time(batch: Batch) -> bool:
+        further = worker_of(run, state, batch.worker).next_counter - 1 - batch.counter
+        return finished or further >= run.spec.parameters.vest_batches
+
+    return any(
+        batch.state == "committed" or (batch.state == "payable" and vests_with_time(batch))
+        for batch in state.batches.values()
+    )
+
+
 def epochs_of(state: State) -> dict[int, Epoch]:
     """All cuts whose draw terms are known, the state's own included."""
     return {**state.epochs, state.number: Epoch(state.root, state.weights("verifier"))}
