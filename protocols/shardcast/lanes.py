@@ -1,7 +1,8 @@
 """Lanes: gets leaves from a peer by the best way there is.
 
-The bulk lane, where the network has one and it works with this peer; else, and for small payloads
-(a conversation costs more than a few requests), libp2p streams. Which one is chosen anew for each request; `Network.peers()` shows which it would be.
+The bulk lane, where the network has one, it works with this peer and the peer is fast or not known
+yet; else, and for small payloads, libp2p streams: a conversation costs the CPU time of a megabyte on
+streams. Chosen anew for each request; `Network.peers()` shows where the bulk lane would work.
 """
 
 from __future__ import annotations
@@ -15,13 +16,21 @@ from primed.p2p.errors import HIGH, MID, LocalError, NoLane, RemoteError
 from primed.p2p.network import Network, PeerId
 from primed.protocols.client import Client
 from primed.protocols.disk import on_disk
-from primed.protocols.limits import BULK_LEAVES, LEAVES_PER_REQUEST, PUSH_MAX_BYTES
+from primed.protocols.limits import (
+    BULK_FROM_BYTES_PER_S,
+    BULK_LEAVES,
+    BULK_REFUSED_S,
+    LEAVES_PER_REQUEST,
+    PUSH_MAX_BYTES,
+)
 from primed.protocols.rpc import Refused
 from primed.protocols.shardcast.bulk import Conversation, Pull, purpose_of
 from primed.protocols.shardcast.messages import GetLeaves, Have, Leaves, Noted
 from primed.protocols.shardcast.reader import leaf_size
 from primed.protocols.shardcast.store import PayloadStore
 from primed.verify.statements import Payload
+
+_NEWEST = 0.5  # its share in the average of a peer's rate
 
 
 class Fetched(NamedTuple):
@@ -51,7 +60,10 @@ class Lanes:
         self._store = store
         self._run_id = run_id
         self._conversations: dict[PeerId, Conversation] = {}
+        self._rates: dict[PeerId, float] = {}  # bytes a second, lately
+        self._refused_until: dict[PeerId, float] = {}
         self._nursery: trio.Nursery | None = None
+        network.on_peer(self._forget_on_disconnect)
 
     async def run(self) -> None:
         """Owns the conversations; until it runs there are only streams."""
@@ -75,10 +87,22 @@ class Lanes:
     ) -> Fetched:
         """Ask a peer for leaves; got(index) is called as each is verified and stored. The peer's
         faults are charged, not raised. Raises OSError of our disk."""
+        began = trio.current_time()
+        fetched = await self._fetch(peer, payload, indexes, got)
+        if fetched.leaves:
+            rate = fetched.leaves * payload.leaf_bytes / max(trio.current_time() - began, 1e-3)
+            before = self._rates.get(peer, rate)
+            self._rates[peer] = before + _NEWEST * (rate - before)
+        return fetched
+
+    async def _fetch(
+        self, peer: PeerId, payload: Payload, indexes: tuple[int, ...], got: Callable[[int], None]
+    ) -> Fetched:
         if payload.size_bytes > PUSH_MAX_BYTES and self._has_bulk(peer):
             fetched = await self._over_bulk(peer, payload, indexes, got)
             if fetched is not None:
                 return fetched
+            self._refused_until[peer] = trio.current_time() + BULK_REFUSED_S
         try:
             return await self._over_streams(peer, payload, indexes[:LEAVES_PER_REQUEST], got)
         except Refused as refusal:
@@ -88,6 +112,10 @@ class Lanes:
 
     def _has_bulk(self, peer: PeerId) -> bool:
         if self._nursery is None or self._network.bulk is None:
+            return False
+        if self._rates.get(peer, BULK_FROM_BYTES_PER_S) < BULK_FROM_BYTES_PER_S:
+            return False
+        if self._refused_until.get(peer, 0.0) > trio.current_time():
             return False
         return peer in self._conversations or not self._network.bulk.why_not(peer)
 
@@ -134,6 +162,11 @@ class Lanes:
         finally:
             del self._conversations[peer]
             conversation.end(failure)
+
+    def _forget_on_disconnect(self, peer: PeerId, is_connected: bool) -> None:
+        if not is_connected:
+            self._rates.pop(peer, None)
+            self._refused_until.pop(peer, None)
 
     # ---- streams
 

@@ -24,6 +24,7 @@ from primed.protocols.limits import (
     ENDGAME_SHARE,
     EXPLORED,
     FIND_MORE_AGAIN_S,
+    FIND_MORE_LATER_S,
     FIND_MORE_S,
     HAVE_REFRESH_S,
     LEAVES_PER_REQUEST,
@@ -398,7 +399,9 @@ class Download:
 
     def _search(self) -> list[Effect]:
         """When nothing has come for some time."""
-        is_stuck = self.now - self._progress_at >= FIND_MORE_S
+        may_help = any(not source.is_strange for source in self._sources.values())
+        patience_s = FIND_MORE_LATER_S if may_help else FIND_MORE_S
+        is_stuck = self.now - self._progress_at >= patience_s
         if not is_stuck or self.now - self._looked_at < FIND_MORE_AGAIN_S:
             return []
         self._looked_at = self.now

@@ -21,6 +21,7 @@ from primed.protocols.disk import on_disk
 from primed.protocols.framing import decode, encode
 from primed.protocols.limits import (
     DOWNLOADS_MAX,
+    MIB,
     PUSH_MAX_BYTES,
     SHARD_REQUESTS_BURST,
     SHARD_REQUESTS_PER_S,
@@ -56,6 +57,18 @@ class Progress:
     reason: str
     bytes_here: int = 0
     bytes_per_s: float = 0.0
+
+    def left_s(self, size_bytes: int) -> float | None:
+        """Seconds that the rest will take at this rate; None while nothing comes."""
+        return (size_bytes - self.bytes_here) / self.bytes_per_s if self.bytes_per_s else None
+
+    def words(self, size_bytes: int) -> str:
+        """ "12.0 of 64.0 MiB, 1.5 MiB/s, 35 s left"."""
+        text = f"{self.bytes_here / MIB:.1f} of {size_bytes / MIB:.1f} MiB"
+        left_s = self.left_s(size_bytes)
+        if left_s is None:
+            return text
+        return f"{text}, {self.bytes_per_s / MIB:.1f} MiB/s, {left_s:.0f} s left"
 
 
 class Shardcast:
@@ -171,7 +184,7 @@ class Shardcast:
     def describe(self, payload: Payload) -> str:
         """What the payload waits for, for people: "3 of 64 leaves; …"."""
         at = self.progress(payload)
-        return f"{at.leaves_here} of {at.leaves} leaves; {at.reason}"
+        return f"{at.words(payload.size_bytes)}; {at.reason}"
 
     async def add(self, path: Path) -> Payload:
         """Take in a complete, synced, immutable file of ours and serve it from now on; if it is

@@ -16,7 +16,12 @@ from primed.p2p.errors import RemoteError
 from primed.p2p.network import Network, PeerId
 from primed.protocols.client import Client
 from primed.protocols.disk import on_disk
-from primed.protocols.limits import ANSWER_WITHIN_S, PROVIDE_S, PUSH_MAX_BYTES
+from primed.protocols.limits import (
+    ANSWER_WITHIN_S,
+    PROVIDE_S,
+    PROVIDE_WITHIN_S,
+    PUSH_MAX_BYTES,
+)
 from primed.protocols.rpc import Attachment, Refused
 from primed.protocols.server import Reply
 from primed.protocols.shardcast.announcer import Announcement, Announcer
@@ -58,6 +63,7 @@ class Serving:
         self._store = store
         self._run_id = run_id
         self._neighbours = neighbours
+        self._rng = rng
         self._told = told
         self._announcer = Announcer(store.have, rng)
         self._news = trio.Event()
@@ -160,6 +166,7 @@ class Serving:
         """Best effort; again and again, because records lapse."""
         provided: dict[Payload, float] = {}
         while True:
+            await trio.sleep(self._rng.uniform(0, PROVIDE_WITHIN_S))
             for payload in self._store.payloads():
                 is_large = payload.size_bytes > PUSH_MAX_BYTES and self._store.path(payload)
                 now = trio.current_time()

@@ -200,13 +200,14 @@ class Sybils:
     def _judge(self, sender: bytes, data: bytes) -> Acceptance:
         return Acceptance.IGNORE if self.are_bad else Acceptance.ACCEPT
 
-    async def run(self, stack: AsyncExitStack, bootstrap: list[str]) -> None:
-        for number, network in enumerate(self.networks):
+    async def run(self, stack: AsyncExitStack, bootstrap: list[str], first: int, last: int) -> None:
+        for number in range(first, min(last, len(self.networks))):
             ip = f"127.66.{number % self.subnets}.{number // self.subnets + 1}"
+            network = self.networks[number]
             await stack.enter_async_context(network.running([f"/ip4/{ip}/tcp/0"], bootstrap))
 
     async def connect_to(self, victims: list[Libp2pNetwork]) -> None:
-        """Everybody to everybody, as far as they are let in."""
+        """Everybody that runs to everybody, as far as they are let in."""
 
         async def call(network: Libp2pNetwork, victim: Libp2pNetwork) -> None:
             try:
@@ -217,7 +218,8 @@ class Sybils:
         for victim in victims:
             async with trio.open_nursery() as nursery:
                 for network in self.networks:
-                    nursery.start_soon(call, network, victim)
+                    if network.state()[1] != "the network is not started":
+                        nursery.start_soon(call, network, victim)
 
     async def spam(self) -> None:
         while True:
@@ -247,15 +249,19 @@ async def besieged(
         await stack.enter_async_context(hub.running(["/ip4/127.10.0.1/tcp/0"], []))
         bootstrap = list(hub.listen_addresses())
         if moment == "dawn":  # they are there before everybody else
-            await sybils.run(stack, bootstrap)
+            await sybils.run(stack, bootstrap, 0, sybil_count)
             await sybils.connect_to([hub])
-        for number, network in enumerate(honest[1:], 11):
-            await stack.enter_async_context(
-                network.running([f"/ip4/127.{number}.0.1/tcp/0"], bootstrap)
-            )
-        if moment != "dawn":
-            await until(lambda: all(len(connected(n)) >= 3 for n in honest), 60)
-            await sybils.run(stack, bootstrap)
+        for number, network in enumerate(honest[1:]):
+            ip = f"127.{number + 11}.0.1"
+            await stack.enter_async_context(network.running([f"/ip4/{ip}/tcp/0"], bootstrap))
+            if moment == "cold":  # everybody comes at the same time, and the bad are bad at once
+                sybils.are_bad = True
+                share = sybil_count // (honest_count - 1) + 1
+                await sybils.run(stack, bootstrap, number * share, (number + 1) * share)
+                await sybils.connect_to([hub, network])
+        if moment == "flash":  # all is well, they join, behave, and turn bad together
+            await until(lambda: all(len(connected(n)) >= 3 for n in honest), 120)
+            await sybils.run(stack, bootstrap, 0, sybil_count)
         await sybils.connect_to(honest)
         await trio.sleep(3.0)
         sybils.are_bad = True
