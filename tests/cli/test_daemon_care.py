@@ -26,6 +26,7 @@ from primed.node.redaction import forms_of
 from primed.node.store import Store
 from primed.node.views import StatusView
 from primed.p2p import identity
+from primed.p2p.host import Libp2pNetwork
 
 from .test_cli import primed
 
@@ -131,7 +132,9 @@ async def test_the_network_restarts_with_the_same_key_and_port(
             await up.wait()
             await connected()
             before = services.network.listen_addresses()
-            inside = services.network._nursery
+            network = services.network
+            assert isinstance(network, Libp2pNetwork)
+            inside = network._nursery
             assert inside is not None
             inside.start_soon(crash)
             while not (problems := services.problems.views()):

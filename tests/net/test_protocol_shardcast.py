@@ -112,9 +112,10 @@ async def test_a_bad_leaf_names_its_sender_and_the_transfer_goes_on(tmp_path: Pa
     async with fabric_of(tmp_path, 1, 2) as (fabric, (a, b)):
         liar = fabric.node(66)
 
-        async def lie(peer: bytes, message: wire.GetHave | wire.GetLeaves, _: object) -> Reply:
+        async def lie(peer: bytes, message: object, _: object) -> Reply:
             if isinstance(message, wire.GetHave):
                 return Reply(wire.Have(b"\xff" * 100))
+            assert isinstance(message, wire.GetLeaves)
             leaf = wire.Leaf(message.indexes[0], bytes(64 * KIB), ())
             return Reply(wire.Leaves((leaf,)))
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.trio
 @asynccontextmanager
 async def one_child(tmp_path: Path) -> AsyncIterator[Child]:
     supervisor = Supervisor(tmp_path, policy=QUICK, command=COMMAND)
-    configure = Configure(id=0, kind="engine", spec=b"", run_id=bytes(32), peer=b"", work_dir="")
+    configure = Configure(id=0, kind="engine", spec=b"", run_id=bytes(32), peer=b"")
     async with supervisor.running():
         yield supervisor.start("engine-1", configure)
 
