@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import trio
+from libp2p.peer.id import ID
 
 from primed.p2p import limits
 from primed.p2p.host import MEMBER_PROTOCOL, Libp2pNetwork
@@ -73,8 +74,9 @@ async def started(*networks: Libp2pNetwork) -> AsyncIterator[None]:
 
 
 def subscribers(network: Libp2pNetwork, topic: str = "t") -> int:
-    """How many peers a network knows to follow a topic."""
-    return sum(topic in info.topics for info in network.peers())
+    """How many peers a network knows to follow a topic and can send to already."""
+    ready = network._running().gossip.peers
+    return sum(topic in info.topics and ID(info.peer) in ready for info in network.peers())
 
 
 async def ask(network: Libp2pNetwork, peer: bytes, message: bytes) -> bytes:
