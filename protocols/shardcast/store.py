@@ -100,9 +100,12 @@ class PayloadStore:
         return True  # also when it was deleted meanwhile: a good leaf that nobody wants
 
     def finish(self, payload: Payload) -> Path:
-        """The complete file, once all leaves are here. Synced before it gets its name."""
+        """The complete file, once all leaves are here. Synced before it gets its name. Raises
+        FileNotFoundError for a payload that was deleted meanwhile."""
         with self._lock:
-            held, final = self._held[payload], self._final(payload)
+            held, final = self._held.get(payload), self._final(payload)
+            if held is None:
+                raise FileNotFoundError("the payload was deleted")
             if not held.complete:
                 if not held.have.is_full:
                     raise ValueError(f"{held.have.count - held.have.total} leaves are missing")

@@ -158,3 +158,12 @@ def test_bitmaps_from_any_bytes_hold_only_bits_of_the_payload(count: int, data: 
     for index in range(count):
         bitmap.add(index)
     assert bitmap.is_full and bytes(bitmap) == bytes(Bitmap.full(count))
+
+
+def test_a_payload_deleted_before_it_was_finished_is_no_bug(tmp_path: Path) -> None:
+    payload = Payload(bytes(32), 9, 1024)
+    store = PayloadStore(tmp_path / "store")
+    store.open(payload)
+    store.delete(payload)
+    with pytest.raises(FileNotFoundError):
+        store.finish(payload)
