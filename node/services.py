@@ -61,7 +61,7 @@ class Services:
     def addresses(self) -> tuple[str, ...]:
         """Where others can dial us; the last known ones while the network is down."""
         if self.network.is_running:
-            self._addresses = self.network.listen_addresses()
+            self._addresses = self.network.listen_addresses() or self._addresses
         return self._addresses
 
     async def keep_running(

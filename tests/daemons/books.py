@@ -45,8 +45,9 @@ class Books:
         return found
 
     def manifests(self) -> dict[int, Manifest]:
-        """By step. Fails if one step has two."""
-        bodies = [e.body for e in self.entries(Manifest) if isinstance(e.body, Manifest)]
+        """Those that make a version, by step; merged deltas lead to one. Fails if one step has two."""
+        stated = [e.body for e in self.entries(Manifest) if isinstance(e.body, Manifest)]
+        bodies = [manifest for manifest in stated if manifest.kind != "merged"]
         found = {manifest.step: manifest for manifest in bodies}
         assert len(found) == len(bodies), "a step has two manifests"
         return found

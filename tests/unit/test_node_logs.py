@@ -87,7 +87,7 @@ def test_a_chatty_library_does_not_fill_the_log(tmp_path: Path) -> None:
             structlog.get_logger("primed.x").info("tick", number=number)
     lines = [json.loads(line)["event"] for line in path.read_text().splitlines()]
     assert len(lines) == 2 * LINES_PER_MINUTE + 1
-    assert lines[-1].startswith("940 log lines were left out: 470 of 'libp2p: lost %s'")
+    assert lines[-1].startswith("940 log lines were left out: 470 of 'library: lost %s'")
 
 
 def test_warnings_are_logged_and_all_is_put_back() -> None:
