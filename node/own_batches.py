@@ -53,8 +53,14 @@ class OwnBatches:
         if case.worker == self._me and is_over:
             self._unused.pop(case.body.counter, None)
 
-    def drop_closed(self, cases: Cases) -> None:
-        """Forget those that the ledger closed while this node was away."""
+    async def take_up(self, cases: Cases) -> None:
+        """After the replay at start. Forget what the ledger closed while this node was away; note
+        the commitment of a batch that was stated and not noted when the daemon was killed."""
+        for row in await on_disk(self._rows.newest, self._run.run_id, 1):
+            note, commitment = _note(row), self._unused.get(row.counter, b"")
+            if commitment and not note.commitment:
+                note = msgspec.structs.replace(note, commitment=commitment)
+                await self._put(row.counter, "committed", row.version, note)
         for counter, commitment in list(self._unused.items()):
             if cases.case(commitment) is None:
                 del self._unused[counter]

@@ -111,7 +111,7 @@ class Participation:
         self.events.on_entry(self._observe)
         self.events.on_equivocation(self._void)
         self.ledger.on_state(self._adopt)
-        self.own.drop_closed(self.cases)
+        await self.own.take_up(self.cases)
         for learner in self.run.peers("learner"):
             if learner != self.me:
                 self.shardcast.follow(learner)
