@@ -6,6 +6,7 @@
   keeps its sockets open for ever otherwise.
 - Unread bytes of a connection are bounded, also for a peer that ignores flow control.
 - Frames are read so many a second: handling an empty one costs us far more than it costs a peer.
+- A window is never larger than the greatest frame that is taken: js-libp2p fills it with one frame.
 - A line of the protocol negotiation has a greatest length; the library reads any that is named.
 """
 
@@ -47,6 +48,24 @@ vars(multiselect_communicator)["read_delim"] = read_line
 
 class FloodError(trio.TooSlowError):
     """More unread bytes than allowed. A TooSlowError, since that is what ends a connection."""
+
+
+class BoundedStream(yamux.YamuxStream):
+    """A stream that grants no more than RECEIVE_WINDOW_BYTES.
+
+    The library grants beyond its greatest window what it read last, then takes a frame of that size
+    for an attack and closes the connection.
+    """
+
+    async def send_window_update(self, increment: int, skip_lock: bool = False) -> None:
+        buffered = len(self.conn.stream_buffers.get(self.stream_id, b""))
+        excess = max(0, self.recv_window + buffered - limits.RECEIVE_WINDOW_BYTES)
+        excess = min(excess, increment)
+        self.recv_window -= excess
+        await super().send_window_update(increment - excess, skip_lock)
+
+
+vars(yamux)["YamuxStream"] = BoundedStream  # the library makes all streams by this name
 
 
 class BoundedYamux(yamux.Yamux):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import socket
+import struct
 
 import pytest
 import trio
 from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
+from libp2p.stream_muxer.yamux import yamux
 
 from primed.p2p import limits, peerid
 from primed.p2p.errors import MID, RemoteError
@@ -195,3 +197,28 @@ async def test_a_peer_that_ignores_flow_control_is_dropped(
             for _ in range(100):
                 await stream.write_all(b"x" * 65_000)
         await until(lambda: one.peers() == [] or one.peers()[0].connected_s < 2.0)
+
+
+async def test_a_peer_may_fill_the_window_it_was_granted_in_one_frame() -> None:
+    """js-libp2p does. The library grants more than the greatest frame that it takes, and then
+    closes the connection of an honest peer."""
+    one, other = new_network(), new_network()
+    async with started(one, other):
+        stream = await other.open_stream(one.peer, ECHO)
+        muxed = stream._stream.muxed_stream  # type: ignore[attr-defined]
+        for size in (100, 200, 400, 800):  # small answers, small updates: the window grows
+            await stream.write_all(b"x" * size)
+            answer = b""
+            with trio.fail_after(10):
+                while len(answer) < size:
+                    answer += await stream.read_some(limits.READ_BYTES)
+        await until(lambda: muxed.send_window >= limits.RECEIVE_WINDOW_BYTES)
+        whole = muxed.send_window
+        assert whole == limits.RECEIVE_WINDOW_BYTES
+        header = struct.pack(yamux.YAMUX_HEADER_FORMAT, 0, 0, 0, muxed.stream_id, whole)
+        await muxed.conn._write_frame(header + b"w" * whole)
+        answer = b""
+        with trio.fail_after(20):
+            while len(answer) < whole:
+                answer += await stream.read_some(limits.READ_BYTES)
+        assert await ask(other, one.peer, b"alive") == b"alive"
