@@ -115,12 +115,13 @@ def rounding_rates() -> Iterator[Figure]:
     """Bytes read and written."""
     numbers = np.random.default_rng(3).normal(size=CHUNK).astype(np.float32)
     rows = [rounding.bf16_of(numbers + np.float32(0.01) * i) for i in range(4)]
-    weights = np.full(4, 0.25)
+    quarters, odd = np.full(4, 0.25), np.array([0.137, 0.211, 0.305, 0.347])
     about = {"memory_read": memory_rate()}
     seconds = seconds_of(lambda: rounding.bf16_of(numbers))
     yield "rne_rate", 6 * CHUNK / seconds, "B/core-s", about
-    seconds = seconds_of(lambda: rounding.average_bf16(rows, weights))
-    yield "average_rate", 10 * CHUNK / seconds, "B/core-s", {"rows": 4, **about}
+    for name, weights in (("average_rate", quarters), ("average_rate.odd_weights", odd)):
+        seconds = seconds_of(partial(rounding.average_bf16, rows, weights))
+        yield name, 10 * CHUNK / seconds, "B/core-s", {"rows": 4, **about}
 
 
 def digest_rates() -> Iterator[Figure]:

@@ -135,6 +135,24 @@ def test_compiled_average_equals_the_twin(count: int, rows_count: int) -> None:
     assert np.array_equal(average_bf16(rows, weights), twin.average_bf16(rows, weights))
 
 
+SIXTEENTHS = [0.25, 0.125, 0.0, 1.0, 0.0625, 0.5, -0.25, 2.0**-16]
+TENTHS = [0.1, 0.2, 0.3, 0.4, -0.05, 0.025, 0.7, 1 / 3]  # near ties that are none
+ODD = [0.137, 0.211, 2.0**-59, 0.305, 3.7e17, -0.347, 1e-9, 0.9]
+
+
+@pytest.mark.parametrize("weights", [SIXTEENTHS, TENTHS, ODD, [1e-30] * 8, [2.0**100] * 8])
+@pytest.mark.parametrize("rows_count", [2, 3, 4, 5, 6, 7, 8])
+def test_near_versions_average_as_the_twin_says(weights: list[float], rows_count: int) -> None:
+    """Ties, cancellation, subnormals and infinities among numbers that differ by a few last bits."""
+    draw = np.random.default_rng(rows_count)
+    base = draw.integers(0, 1 << 16, 40_000, dtype=np.uint16)
+    base[:4000] &= np.uint16(0x80FF)  # subnormal, or nearly
+    base[4000:8000] |= np.uint16(0x7F00)  # huge, infinite or NaN
+    rows = [base + draw.integers(0, 3, len(base), dtype=np.uint16) for _ in range(rows_count)]
+    by = np.array(weights[:rows_count])
+    assert np.array_equal(average_bf16(rows, by), twin.average_bf16(rows, by))
+
+
 def test_wrong_arguments_are_value_errors() -> None:
     row, one = np.zeros(3, np.uint16), np.ones(1)
     for rows, weights in (([], one[:0]), ([row], np.ones(2)), ([row, row[:2]], np.ones(2))):
