@@ -1,25 +1,38 @@
 """Policy versions and the chains they form, from the manifests that were stated.
 
 A version is named by the digest of its manifest. Version 0 is the originator's anchor with the base
-checkpoint; a learner's lineage is the chain of its step manifests from there. A `merged` manifest
-makes no version: it names a delta from a version with a snapshot to a later one. Manifests arrive
-in any order across authors: one whose parent is unknown waits (bounded) until the parent is here.
+checkpoint; a learner's lineage is the chain of its `step` and `mix` manifests from there. A mix takes
+versions of other learners in (its further parents), changes many weights and consumes no batch. A
+`merged` manifest makes no version: it names a delta from a version with a snapshot to a later one of
+this learner; from version 0, which all lineages share, it is how nodes of other lineages change over.
+Manifests arrive in any order across authors: one whose parent is unknown waits (bounded) until the
+parent is here.
 Pure: fed with verified entries, asked by the daemon's roles.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from primed.verify.runspec import Run
-from primed.verify.statements import Committed, Entry, Manifest, Payload, version_of
+from primed.verify.statements import (
+    Committed,
+    Entry,
+    Manifest,
+    Payload,
+    makes_a_version,
+    version_of,
+)
 
 _ORPHANS = 1024  # manifests waiting for their parent
 _SLACK_BYTES = 1 << 20
 _LEG_BYTES = 1 << 18  # what one more payload costs beside its bytes: asking, waiting, applying
 SPANS_KEPT = (2, 4, 8, 16)  # merged deltas that stay useful when there are newer ones
+MIXES_KEPT = 4  # large deltas, apart from the others
+_MERGED_PER_VERSION = 2  # from the newest snapshot, and from what all lineages share
 
 
 class Leg(NamedTuple):
@@ -36,7 +49,7 @@ class Lineages:
         self._learners = run.peers("learner")
         self._newest: dict[bytes, bytes] = {}  # learner -> version
         self._orphans: dict[bytes, list[Entry]] = {}  # missing parent -> manifests
-        self._merged: dict[bytes, Manifest] = {}  # version -> the merged delta that leads to it
+        self._merged: dict[bytes, list[Manifest]] = {}  # version -> merged deltas that lead to it
         self.manifests: dict[bytes, Manifest] = {}
         self.base: bytes | None = None  # version 0
 
@@ -52,16 +65,17 @@ class Lineages:
         if manifest.kind == "merged":
             self._take_merged(entry, manifest)
             return []
-        if manifest.kind != "step" or len(manifest.parents) != 1 or manifest.delta is None:
+        if not makes_a_version(manifest) or self._waits_for_a_parent(entry, manifest):
             return []
-        parent = manifest.parents[0]
-        if parent not in self.manifests:
-            if sum(map(len, self._orphans.values())) < _ORPHANS:
-                self._orphans.setdefault(parent, []).append(entry)
-            return []
-        if self.newest(manifest.learner) != parent or not self._fits(manifest):
+        if self.newest(manifest.learner) != manifest.parents[0] or not self._fits(manifest):
             return []  # a fork, a gap or an absurd size: the chain goes on without it
         return self._add(manifest)
+
+    def _waits_for_a_parent(self, entry: Entry, manifest: Manifest) -> bool:
+        missing = next((each for each in manifest.parents if each not in self.manifests), None)
+        if missing is not None and sum(map(len, self._orphans.values())) < _ORPHANS:
+            self._orphans.setdefault(missing, []).append(entry)
+        return missing is not None
 
     def _take_base(self, author: bytes, manifest: Manifest) -> list[bytes]:
         spec = self._run.spec
@@ -81,9 +95,7 @@ class Lineages:
         """parents: the version it starts from, which has a snapshot, and the one it leads to."""
         if len(manifest.parents) != 2 or manifest.delta is None or manifest.snapshot is not None:
             return
-        if missing := [each for each in manifest.parents if each not in self.manifests]:
-            if sum(map(len, self._orphans.values())) < _ORPHANS:
-                self._orphans.setdefault(missing[0], []).append(entry)
+        if self._waits_for_a_parent(entry, manifest):
             return
         base, version = manifest.parents
         start, end = self.manifests[base], self.manifests[version]
@@ -95,13 +107,18 @@ class Lineages:
             and manifest.weights == end.weights
             and self._has_possible_sizes(manifest)
         )
-        if is_sound:
-            self._merged.setdefault(version, manifest)
+        known = self._merged.setdefault(version, []) if is_sound else []
+        is_new = all(each.parents[0] != base for each in known)
+        if is_sound and is_new and len(known) < _MERGED_PER_VERSION:
+            known.append(manifest)
 
     def _fits(self, manifest: Manifest) -> bool:
-        """Whether step and payload sizes are possible, given the parent and the base checkpoint."""
+        """Whether step and payload sizes are possible, given the parent and the base checkpoint,
+        and what is mixed in is others'."""
         follows = manifest.step == self.manifests[manifest.parents[0]].step + 1
-        return follows and self._has_possible_sizes(manifest)
+        others = [self.manifests[each] for each in manifest.parents[1:]]
+        is_mix = all(each.step and each.learner != manifest.learner for each in others)
+        return follows and is_mix and self._has_possible_sizes(manifest)
 
     def _has_possible_sizes(self, manifest: Manifest) -> bool:
         assert self.base is not None
@@ -172,31 +189,52 @@ class Lineages:
                 return version_of(manifest)
         return None
 
-    def merged(self, version: bytes) -> Manifest | None:
-        """The merged delta that leads to a version, if one was stated."""
-        return self._merged.get(version)
+    def merged(self, version: bytes) -> Sequence[Manifest]:
+        """The merged deltas that lead to a version, as far as they were stated."""
+        return self._merged.get(version, ())
+
+    def unmerged(self, learner: bytes) -> tuple[bytes, bytes] | None:
+        """(start, newest version) of a merged delta that the learner should state: from its newest
+        snapshot, and with several learners from the version that all lineages share."""
+        newest, snapshot = self.newest(learner), self.newest_snapshot(learner)
+        if newest is None or snapshot is None or self.base is None:
+            return None
+        starts = [snapshot] if len(self._learners) == 1 else [snapshot, self.base]
+        stated = {merged.parents[0] for merged in self.merged(newest)}
+        for start in starts:
+            span = self.manifests[newest].step - self.manifests[start].step
+            if span > 1 and start not in stated:
+                return start, newest
+        return None
 
     def retained(self, learner: bytes, leased: Collection[bytes], deltas: int) -> list[Manifest]:
         """Manifests whose payloads are kept and served, newest first: back to the second newest
-        snapshot, over `deltas` versions and all leased ones to the snapshot before them; and of
-        the merged deltas from there the newest and those of useful spans."""
+        snapshot, over `deltas` steps or MIXES_KEPT mixes, and all leased versions, to the snapshot
+        before them; and of the merged deltas the newest of each start, and from there also those
+        of useful spans."""
         kept: dict[bytes, Manifest] = {}
+        kinds: Counter[str] = Counter()
         leases, snapshots = set(leased) & self._lineage(learner), 0
         for manifest in self.chain(learner):
             version = version_of(manifest)
             kept[version] = manifest
+            kinds[manifest.kind] += 1
             leases.discard(version)
             snapshots += manifest.snapshot is not None
             is_whole = manifest.snapshot is not None and not leases
-            if is_whole and snapshots >= 2 and len(kept) > deltas:
+            has_enough = kinds["step"] > deltas or kinds["mix"] > MIXES_KEPT
+            if is_whole and snapshots >= 2 and has_enough:
                 break
-        merged = [self._merged[version] for version in kept if version in self._merged]
-        useful = [
-            each
-            for each in merged
-            if each.parents[0] in kept and (each is merged[0] or self._span(each) in SPANS_KEPT)
-        ]
-        return [*kept.values(), *useful]
+        return [*kept.values(), *self._useful(kept)]
+
+    def _useful(self, kept: Collection[bytes]) -> Iterator[Manifest]:
+        starts: set[bytes] = set()
+        for each in (merged for version in kept for merged in self.merged(version)):
+            start = each.parents[0]
+            is_newest = start not in starts and (start in kept or start == self.base)
+            if is_newest or (start in kept and self._span(each) in SPANS_KEPT):
+                yield each
+            starts.add(start)
 
     def _lineage(self, learner: bytes) -> set[bytes]:
         return {version for version, m in self.manifests.items() if m.learner == learner}
@@ -211,7 +249,7 @@ class Lineages:
         `have` says are here or from a snapshot, without the payloads to avoid. Empty when it is
         here, unknown, or cannot be had."""
         best: dict[bytes, tuple[float, Leg | None]] = {}
-        for step in reversed(self._history(version)):
+        for step in reversed(self._history(version, have)):
             if have(step):
                 best[step] = (0.0, None)
                 continue
@@ -227,8 +265,14 @@ class Lineages:
             at = leg.base
         return legs[::-1]
 
-    def _history(self, version: bytes) -> list[bytes]:
-        """A version and those before it, back to the second snapshot: older payloads are gone."""
+    def ways(self, version: bytes, have: Callable[[bytes], bool]) -> Iterator[Leg]:
+        """All legs that `route` chooses from."""
+        for step in self._history(version, have):
+            yield from self._legs(step)
+
+    def _history(self, version: bytes, have: Callable[[bytes], bool]) -> list[bytes]:
+        """A version and those before it, back to the second snapshot, since older payloads are
+        gone; then what is here of the versions that merged deltas start from."""
         history: list[bytes] = []
         at, snapshots = version, 0
         while at in self.manifests and snapshots < 2:
@@ -238,7 +282,8 @@ class Lineages:
             if not manifest.parents:
                 break
             at = manifest.parents[0]
-        return history
+        starts = {merged.parents[0] for each in history for merged in self.merged(each)}
+        return history + sorted(filter(have, starts.difference(history)))
 
     def _legs(self, version: bytes) -> Iterator[Leg]:
         manifest = self.manifests[version]
@@ -246,9 +291,9 @@ class Lineages:
             yield Leg(version, None, manifest.snapshot)
         if manifest.delta is not None:
             yield Leg(version, manifest.parents[0], manifest.delta)
-        merged = self._merged.get(version)
-        if merged is not None and merged.delta is not None:
-            yield Leg(version, merged.parents[0], merged.delta)
+        for merged in self.merged(version):
+            if merged.delta is not None:
+                yield Leg(version, merged.parents[0], merged.delta)
 
     def _price(self, leg: Leg, best: dict[bytes, tuple[float, Leg | None]]) -> float:
         before = 0.0 if leg.base is None else best.get(leg.base, (math.inf, None))[0]

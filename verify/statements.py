@@ -164,6 +164,15 @@ class Entry(Struct, frozen=True):
     body: Body
 
 
+def makes_a_version(manifest: Manifest) -> bool:
+    """By its form, after version 0: a step has one parent, a mix several and no batches."""
+    if manifest.delta is None or not manifest.parents:
+        return False
+    if manifest.kind == "mix":
+        return len(manifest.parents) > 1 and not manifest.consumed
+    return manifest.kind == "step" and len(manifest.parents) == 1
+
+
 def version_of(manifest: Manifest) -> bytes:
     """The policy version's name: digest of the manifest's encoding."""
     return digest("manifest", msgspec.msgpack.encode(manifest))

@@ -1,4 +1,5 @@
-"""Merging: states a delta from the newest snapshot to the newest version, for those who join later.
+"""Merging: states a delta from the newest snapshot to the newest version, for those who join later;
+with several learners also one from version 0, which all lineages share, for those who change over.
 
 A step's own delta leads one step on; a node that joins at step 11 after a snapshot at step 0 would
 fetch eleven. The merged delta is composed from the two weights files and is a few times as large as
@@ -48,13 +49,8 @@ class Merging:
                 await trio.sleep(RETRY_S)
 
     def _missing(self) -> tuple[bytes, bytes] | None:
-        """(version of the newest snapshot, newest version) if a delta between them is missing."""
-        lineages, me = self._part.lineages, self._part.me
-        newest, snapshot = lineages.newest(me), lineages.newest_snapshot(me)
-        if newest is None or snapshot is None or lineages.merged(newest) is not None:
-            return None
-        span = lineages.manifests[newest].step - lineages.manifests[snapshot].step
-        return (snapshot, newest) if span > 1 else None
+        """(version to start from, newest version) if a delta between them is missing."""
+        return self._part.lineages.unmerged(self._part.me)
 
     async def _merge(self, base: bytes, version: bytes) -> None:
         part, newest = self._part, self._part.lineages.manifests[version]

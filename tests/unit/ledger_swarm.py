@@ -34,6 +34,7 @@ from primed.verify.statements import (
     Committed,
     Entry,
     Manifest,
+    Payload,
     Receipt,
     Verdict,
     stored_message,
@@ -176,7 +177,7 @@ class Swarm:
             step=step,
             parents=(self.versions[-1],),
             weights=digest("weights", str(step).encode()),
-            delta=None,
+            delta=Payload(digest("delta", str(step).encode()), 1, 1024),
             snapshot=None,
             consumed=tuple(entry.digest for entry in consumed),
         )

@@ -110,8 +110,8 @@ def test_a_late_node_takes_the_way_with_the_fewest_bytes() -> None:
     assert way(15) == [(15, 16), (16, 20)]
     assert way() == [(None, 16), (16, 20)]
     snapshot = lineage.seen.manifests[lineage.versions[16]].snapshot
-    merged = lineage.seen.merged(newest)
-    assert snapshot is not None and merged is not None and merged.delta is not None
+    (merged,) = lineage.seen.merged(newest)
+    assert snapshot is not None and merged.delta is not None
     assert way(avoid=(snapshot,))[0] == (None, 0)  # the older one, and deltas from there
     assert way(16, avoid=(merged.delta,)) == [(16, 17), (17, 18), (18, 19), (19, 20)]
     last = lineage.seen.manifests[newest].delta
@@ -132,10 +132,10 @@ def test_a_merged_delta_must_fit_the_versions_that_it_names() -> None:
     lineage.merge(0, 3, parents=(v[3], v[0]), step=0, weights=lineage.run.spec.model.weights)
     lineage.merge(0, 3, snapshot=payload(SNAPSHOT, 1))
     lineage.merge(0, 3, learner=key("nobody").peer)
-    assert lineage.seen.merged(v[3]) is None
+    assert not lineage.seen.merged(v[3])
     first = lineage.merge(0, 3)
     lineage.merge(0, 3, size_bytes=2 * STEP)
-    assert lineage.seen.merged(v[3]) == first
+    assert lineage.seen.merged(v[3]) == [first]
     assert lineage.seen.newest(lineage.learner) == v[5]
 
 
@@ -147,9 +147,9 @@ def test_a_merged_delta_may_come_before_the_version_it_leads_to() -> None:
     early.step()
     merged = early.merge(0, 4)
     lineage.tell(merged)
-    assert lineage.seen.merged(early.versions[4]) is None
+    assert not lineage.seen.merged(early.versions[4])
     lineage.step()
-    assert lineage.seen.merged(early.versions[4]) == merged
+    assert lineage.seen.merged(early.versions[4]) == [merged]
 
 
 def test_kept_are_two_snapshots_sixteen_deltas_leases_and_useful_spans() -> None:

@@ -34,6 +34,7 @@ from primed.verify.statements import (
     Rejected,
     Skipped,
     Verdict,
+    makes_a_version,
     stored_message,
     version_of,
 )
@@ -77,7 +78,7 @@ def _join_standing(book: Book, entry: Entry) -> None:
 
 
 def _join_manifest(book: Book, author: bytes, manifest: Manifest) -> None:
-    """A learner's next step on its own lineage, or the originator's version 0."""
+    """A learner's next version on its own lineage (mixes are not paid), or version 0."""
     version = version_of(manifest)
     if version in book.versions:
         return
@@ -91,11 +92,12 @@ def _join_manifest(book: Book, author: bytes, manifest: Manifest) -> None:
     last = book.versions[newest].step if newest else 0
     # Version 0 may be in no cut yet: a lineage's first step is taken without it.
     follows = manifest.parents[:1] == (newest,) if newest else True
-    if manifest.kind != "step" or not follows or manifest.step != last + 1:
+    if not makes_a_version(manifest) or not follows or manifest.step != last + 1:
         return
     book.versions[version] = Version(author, manifest.step)
     book.newest[author] = version
-    book.unpaid[version] = UnpaidVersion(author, manifest.consumed, book.number)
+    if manifest.kind == "step":
+        book.unpaid[version] = UnpaidVersion(author, manifest.consumed, book.number)
     for old, row in list(book.versions.items()):
         if row.learner == author and 0 < row.step < manifest.step - VERSIONS_KEPT:
             del book.versions[old]
@@ -217,7 +219,12 @@ def _join_judgement(book: Book, batch: Batch, fact: Orphan) -> None:
 
 def _join_consumption(book: Book) -> None:
     """Mark batches that a version of their own lineage consumed; the first version counts."""
-    for version, row in sorted(book.unpaid.items(), key=lambda item: (item[1].joined, item[0])):
+
+    def order(item: tuple[bytes, UnpaidVersion]) -> tuple[int, int, bytes]:
+        known = book.versions.get(item[0])
+        return item[1].joined, known.step if known else 0, item[0]
+
+    for version, row in sorted(book.unpaid.items(), key=order):
         for commitment in row.consumed:
             batch = book.batches.get(commitment)
             if batch is not None and not batch.used_by and batch.learner == row.learner:
