@@ -63,6 +63,7 @@ class Child:
         spawn: Callable[[], Awaitable[Link]],
         policy: Policy,
         on_stop: Callable[[Child, Stop], None],
+        on_no_room: Callable[[], None],
     ) -> None:
         self.name = name
         self.configure = configure
@@ -72,6 +73,7 @@ class Child:
         self._spawn = spawn
         self._policy = policy
         self._on_stop = on_stop
+        self._on_no_room = on_no_room
         self._state: ChildState = "starting"
         self._link: Link | None = None
         self._current: _Errand | None = None
@@ -122,6 +124,8 @@ class Child:
         if isinstance(errand.outcome, ChildFailed):
             raise errand.outcome
         if isinstance(errand.outcome, Failed):
+            if errand.outcome.kind == "disk":
+                self._on_no_room()
             raise ChildFailed(errand.outcome.kind, errand.outcome.message)
         if not isinstance(errand.outcome, expect):
             raise ChildFailed("bug", f"answered {name} with a {type(errand.outcome).__name__}")

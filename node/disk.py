@@ -19,6 +19,7 @@ from primed.protocols.disk import on_disk
 
 LEAST_BYTES = 64 * 1024 * 1024
 TICK_S = 2.0
+NOTED_S = 10.0  # a write that failed is tried again within this, if it is to succeed
 PROBLEM = "disk"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -33,14 +34,23 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 class DiskWatch:
-    def __init__(self, folder: Path, problems: Problems, least_bytes: int = LEAST_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        problems: Problems,
+        least_bytes: int = LEAST_BYTES,
+        noted_s: float = NOTED_S,
+    ) -> None:
         self._folder = folder
         self._problems = problems
         self._least_bytes = least_bytes
+        self._noted_s = noted_s
+        self._noted_until = 0.0
         self.free_bytes = -1  # as last seen
 
     def note(self) -> None:
-        """A write failed for lack of room."""
+        """A write failed for lack of room: one may need more than what is free."""
+        self._noted_until = trio.current_time() + self._noted_s
         self._raise(f"no room on the disk of {self._folder}: work that needs files waits")
 
     def _raise(self, what: str) -> None:
@@ -52,7 +62,7 @@ class DiskWatch:
             self.free_bytes = (await on_disk(shutil.disk_usage, self._folder)).free
             if self.free_bytes < self._least_bytes:
                 self._raise(f"only {_mib(self.free_bytes)} are free on the disk of {self._folder}")
-            else:
+            elif trio.current_time() >= self._noted_until:
                 self._problems.clear(PROBLEM)
             await trio.sleep(TICK_S)
 

@@ -3,34 +3,44 @@
 A version's file is made by a child from a snapshot payload, or from an earlier version's file and a
 delta payload, and verified there against the manifest's weights digest. `ensure` takes the cheapest
 way from what is here, so the same code serves the first join (a snapshot and a merged delta), the
-next step and a late return; a payload that does not come is avoided by another way, if there is one.
+next step and a late return. A payload that does not come, or that a child refuses (it is what its
+learner signed, and does not make what the manifest promises), is avoided by another way, if there is
+one.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
+import structlog
 import trio
 
 from primed.node.child import Child
+from primed.node.child_stops import ChildFailed
 from primed.node.waits import Waits
+from primed.p2p import peerid
 from primed.p2p.errors import RemoteError
 from primed.protocols.disk import on_disk
 from primed.protocols.shardcast import Shardcast
+from primed.training import weights
 from primed.training.messages import Materialise, Materialised
+from primed.training.weights import BadWeights
 from primed.verify.lineage import Leg, Lineages
 from primed.verify.statements import Payload
 
 PAYLOAD_S = 120.0  # a payload that made no progress for this long is given up (shardcast says why)
 MATERIALISE_S = 300.0
+REFUSED_KEPT = 64
+_log = structlog.get_logger("primed.policies")
 
 
 class PolicyUnavailable(Exception):
     """A version's weights cannot be had now; the message says what is missing."""
 
 
-class _Stalled(PolicyUnavailable):
-    """A payload made no progress."""
+class _Useless(PolicyUnavailable):
+    """A payload made no progress, or makes another version than its manifest promises."""
 
     def __init__(self, payload: Payload, message: str) -> None:
         super().__init__(message)
@@ -46,6 +56,7 @@ class Policies:
         self._folder = folder
         self._waits = waits
         self._turn = trio.Lock()  # one version is made at a time: they build on each other
+        self._refused: OrderedDict[Payload, str] = OrderedDict()  # by a child, for good -> why
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._here = {path.stem for path in folder.glob("*.safetensors")}
 
@@ -62,9 +73,9 @@ class Policies:
 
     async def ensure(self, version: bytes, child: Child) -> Path:
         """The weights file of a version, made if it is not here. Raises PolicyUnavailable, and
-        ChildFailed when the child cannot make it."""
+        ChildFailed when the child has no room or memory, or died."""
         async with self._turn:
-            avoid: dict[Payload, str] = {}  # -> why
+            avoid = dict(self._refused)  # -> why
             while not self.has(version):
                 legs = self._lineages.route(version, self.has, avoid)
                 if not legs:
@@ -72,7 +83,7 @@ class Policies:
                 try:
                     for leg in legs:
                         await self._make(leg, child)
-                except _Stalled as error:
+                except _Useless as error:
                     avoid[error.payload] = str(error)
         return self.path(version)
 
@@ -80,8 +91,9 @@ class Policies:
         manifest = self._lineages.manifests.get(version)
         if manifest is None:
             return f"no manifest of version {version.hex()[:8]} has arrived"
-        if avoided:
-            return "; ".join(avoided.values())
+        ways = {leg.payload for leg in self._lineages.ways(version, self.has)}
+        if reasons := [why for payload, why in avoided.items() if payload in ways]:
+            return "; ".join(reasons)
         return f"step {manifest.step} has no snapshot and its parent is gone"
 
     async def _make(self, leg: Leg, child: Child) -> None:
@@ -97,8 +109,38 @@ class Policies:
             delta_path=None if leg.base is None else file,
         )
         name = f"weights of step {manifest.step}"
-        await child.ask(request, Materialised, timeout_s=MATERIALISE_S, name=name)
+        try:
+            await child.ask(request, Materialised, timeout_s=MATERIALISE_S, name=name)
+        except ChildFailed as error:
+            if error.kind != "bad_input":
+                raise
+            if leg.base is not None and await self._drop_if_damaged(leg.base):
+                raise _Useless(leg.payload, "the weights here were damaged: made anew") from error
+            raise self._refuse(leg, error.message) from error
         self._here.add(leg.version.hex())
+
+    async def _drop_if_damaged(self, version: bytes) -> bool:
+        """Whether a file of ours is not what it was when it was made; then it is made again."""
+        try:
+            found = await on_disk(weights.digest_of_file, self.path(version))
+        except (BadWeights, OSError):
+            found = b""
+        if found == self._lineages.manifests[version].weights:
+            return False
+        _log.error("weights file damaged", version=version.hex()[:8])
+        self._here.discard(version.hex())
+        await on_disk(self.path(version).unlink, missing_ok=True)
+        return True
+
+    def _refuse(self, leg: Leg, message: str) -> _Useless:
+        """What arrived is what the learner signed: so it is the learner who is wrong."""
+        learner = self._lineages.manifests[leg.version].learner
+        why = f"the {self._name(leg)} by {peerid.short(learner)} is refused: {message}"
+        self._refused[leg.payload] = why
+        if len(self._refused) > REFUSED_KEPT:
+            self._refused.popitem(last=False)
+        _log.warning("payload refused", payload=self._name(leg), reason=message)
+        return _Useless(leg.payload, why)
 
     async def _payload(self, leg: Leg) -> Path:
         """As long as something of it comes, however slowly."""
@@ -112,8 +154,8 @@ class Policies:
                         return await self._shardcast.wait(payload)
                     except RemoteError as error:
                         why = f"the {name} was refused: {error.reason}"
-                        raise _Stalled(payload, why) from error
-        raise _Stalled(payload, f"the {name} made no progress in {PAYLOAD_S:.0f} s")
+                        raise _Useless(payload, why) from error
+        raise _Useless(payload, f"the {name} made no progress in {PAYLOAD_S:.0f} s")
 
     def _name(self, leg: Leg) -> str:
         step = self._lineages.manifests[leg.version].step

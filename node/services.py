@@ -54,6 +54,7 @@ class Services:
 
     def __post_init__(self) -> None:
         self.disk = DiskWatch(self.paths.root, self.problems)
+        self.supervisor.on_no_room = self.disk.note
         self._addresses: tuple[str, ...] = ()
         self.waits.include(self.supervisor.waits)
         self.waits.include(self._redials)

@@ -43,6 +43,7 @@ class Supervisor:
         self._command = tuple(command)
         self._spawn = spawn
         self._told = on_stop
+        self.on_no_room: Callable[[], None] = _ignore  # a child had no room on the disk
         self._children: dict[str, Child] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -66,7 +67,7 @@ class Supervisor:
             raise LocalError(f"there is a child {name} already")
         log_path = self._logs_dir / f"{name}.log"
         start = functools.partial(self._spawn, self._command, configure.threads, log_path)
-        child = Child(name, configure, start, self._policy, self._record)
+        child = Child(name, configure, start, self._policy, self._record, self._note_no_room)
         self._children[name] = child
         self._nursery.start_soon(self._keep, child)
         return child
@@ -83,6 +84,9 @@ class Supervisor:
         if self._told is not None:
             self._told(child, stop)
 
+    def _note_no_room(self) -> None:
+        self.on_no_room()
+
     def status(self) -> list[ChildView]:
         now = trio.current_time()
         return [child.view(now) for child in self._children.values()]
@@ -91,3 +95,7 @@ class Supervisor:
         """The requests that children are on, and restarts to come."""
         now = trio.current_time()
         return [wait for child in self._children.values() for wait in child.waits(now)]
+
+
+def _ignore() -> None:
+    """Until somebody wants to know."""

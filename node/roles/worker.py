@@ -65,7 +65,6 @@ class Worker:
             except (ChildFailed, PolicyUnavailable, RemoteError) as error:
                 self._say("waiting", str(error))
                 _log.info("no batch", reason=str(error))
-                await self._count_failure(error)
                 await trio.sleep(RETRY_S)
 
     async def _is_idle(self) -> bool:
@@ -84,9 +83,9 @@ class Worker:
         await part.changes.until(lambda: None, name, waiting_for, IDLE_S)
         return True
 
-    async def _count_failure(self, error: Exception) -> None:
+    async def _count_failure(self, error: ChildFailed) -> None:
         """A counter whose batch cannot be made is skipped, so that later ones stay contiguous."""
-        if not isinstance(error, ChildFailed) or error.kind not in ("bug", "bad_input"):
+        if error.kind not in ("bug", "bad_input"):
             return
         self._failed_tries += 1
         if self._failed_tries >= TRIES:
@@ -151,9 +150,13 @@ class Worker:
             )
 
         name = f"batch {counter}"
-        return await self._portion.ask(
-            self._child, request, Generated, timeout_s=GENERATE_S, name=name
-        )
+        try:
+            return await self._portion.ask(
+                self._child, request, Generated, timeout_s=GENERATE_S, name=name
+            )
+        except ChildFailed as error:
+            await self._count_failure(error)
+            raise
 
     async def _push(self, learner: bytes, made: Generated) -> tuple[Receipt, ...]:
         """Receipts of two holders: the learner and the first others, in rendezvous order. With

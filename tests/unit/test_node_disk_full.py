@@ -111,7 +111,7 @@ async def test_the_state_is_degraded_while_there_is_too_little_room(tmp_path: Pa
         nursery.cancel_scope.cancel()
     (problem,) = problems.views()
     assert problem.name == "disk" and "MiB are free" in problem.what
-    watch = DiskWatch(tmp_path, problems, least_bytes=1)
+    watch = DiskWatch(tmp_path, problems, least_bytes=1, noted_s=0.1)
     watch.note()
     assert "no room on the disk" in problems.views()[0].what
     async with trio.open_nursery() as nursery:
