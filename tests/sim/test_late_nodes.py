@@ -1,0 +1,126 @@
+"""Who comes late or changes over downloads little: real roles on a simulated network."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import trio
+
+from primed.node.participation import Participation
+from primed.p2p.simnet import Access, run
+from primed.verify.runspec import Role
+
+from .cast import Member, identity_of
+from .plan import Plan
+from .swarm import Swarm, shared, told
+
+ROLES: list[Role] = ["originator", "relay", "learner", "verifier", "worker", "worker"]
+
+
+def plan_with(*more: Role, late_s: float = 0.0) -> Plan:
+    """Healthy nodes; the last one joins late."""
+    cast = [
+        Member(f"n{number:02}", identity_of(7, number), role, Access(), bootstrap=["n01"])
+        for number, role in enumerate([*ROLES, *more])
+    ]
+    cast[1].bootstrap = ["n00"]
+    cast[-1].joins_at_s = late_s
+    return Plan(7, cast, [], gossip_loss=0.0, steps=0)
+
+
+class Told(Swarm):
+    """Plays until its story has been told."""
+
+    async def _wait(self) -> None:
+        with trio.fail_after(600):
+            await self.tell()
+
+    async def tell(self) -> None:
+        raise NotImplementedError
+
+    def _note_roles(self) -> None:
+        """Nothing is settled at the end."""
+
+    def part(self, name: str) -> Participation | None:
+        return self.daemons[name].part(self.run.run_id)
+
+    async def until_in(self, name: str) -> Participation:
+        while (part := self.part(name)) is None:
+            await trio.sleep(0.1)
+        return part
+
+    async def until_state(self, part: Participation, state: str) -> str:
+        """Its role's words when it gets there."""
+        while True:
+            for task in part.tasks:
+                if task.view().state == state:
+                    return task.view().reason
+            await trio.sleep(0.02)
+
+
+def play(kind: type[Told], plan: Plan) -> None:
+    async def main() -> None:
+        with tempfile.TemporaryDirectory(prefix="primed-sim-") as folder:
+            swarm = kind(plan, Path(folder))
+            with told(swarm.world):
+                await swarm.play()
+
+    with shared():
+        run(main, seed=plan.seed)
+
+
+def payloads_at(part: Participation) -> Iterator[str]:
+    """What a node has downloaded of the payloads that were stated: snapshot, delta or merged."""
+    lineages = part.lineages
+    versions = lineages.manifests
+    for manifest in (*versions.values(), *(m for v in versions for m in lineages.merged(v))):
+        named = {"merged" if manifest.kind == "merged" else "delta": manifest.delta}
+        for kind, payload in {**named, "snapshot": manifest.snapshot}.items():
+            if payload is not None and part.shardcast.progress(payload).reason == "complete":
+                yield kind
+
+
+class Joining(Told):
+    async def tell(self) -> None:
+        late = await self.until_in(self.plan.cast[-1].name)
+        reason = await self.until_state(late, "generating")
+        newest = late.lineages.newest_step(next(iter(self.run.peers("learner"))))
+        assert newest >= 2
+        assert reason in (f"batch 0 with step {step}" for step in (newest - 1, newest))
+        assert sorted(payloads_at(late)) == ["merged", "snapshot"]
+
+
+def test_a_worker_that_joins_mid_run_generates_after_one_snapshot_and_one_delta() -> None:
+    play(Joining, plan_with("worker", late_s=25.0))
+
+
+class ChangingOver(Told):
+    """A learner's machine is gone for good; its worker follows the other one."""
+
+    async def tell(self) -> None:
+        parts = {name: await self.until_in(name) for name in self.daemons}
+        worker, part = next(
+            (daemon.member, parts[name])
+            for name, daemon in self.daemons.items()
+            if daemon.member.role == "worker"
+        )
+        first = part.learner_of(worker.peer)
+        (gone,) = (d for d in self.daemons.values() if d.member.peer == first)
+        (other,) = self.run.peers("learner").keys() - {first}
+        while part.lineages.newest_step(other) < 5 or part.lineages.newest_step(first) < 2:
+            await trio.sleep(0.2)
+        before = list(payloads_at(part))
+        await gone.end()
+        while part.learner_of(worker.peer) == first:
+            await trio.sleep(0.2)
+        while not part.policies.has(part.lineages.newest(other) or b""):
+            await trio.sleep(0.05)
+        after = list(payloads_at(part))
+        assert after.count("snapshot") == before.count("snapshot") == 1
+        assert 1 <= after.count("merged") <= 2
+
+
+def test_a_worker_changes_lineage_without_another_snapshot() -> None:
+    play(ChangingOver, plan_with("learner", "worker", "worker"))
