@@ -96,6 +96,7 @@ SOURCE_RETRY_S = 2.0
 EARLY_LEAVES_BYTES = 8 * MIB  # pushed leaves that came before their manifest
 SHARD_INBOX = 256
 DOWNLOADS_MAX = 64
+STALLED_S = 10.0  # a payload without a new leaf for so long is told to have stalled, and why
 
 # ---- rollouts
 BATCHES_PER_WORKER = 64

@@ -50,5 +50,6 @@ cost 16 nodes 6 % and 64 nodes 10 % of W/u in `benchmarks.broadcast_sim`).
 
 from primed.protocols.shardcast.service import PROTOCOL, Progress, Shardcast
 from primed.protocols.shardcast.store import PayloadStore
+from primed.protocols.shardcast.transfer import News
 
-__all__ = ["PROTOCOL", "PayloadStore", "Progress", "Shardcast"]
+__all__ = ["PROTOCOL", "News", "PayloadStore", "Progress", "Shardcast"]

@@ -17,6 +17,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Literal
 
 from primed.protocols.limits import (
     ASK_TIMEOUT_S,
@@ -121,6 +122,7 @@ class FindMore:
 
 
 Effect = AskHave | Ask | Accuse | FindMore
+Need = Literal["pushed leaves", "asked peers", "a peer", "what peers have", "a holder"]
 
 
 @dataclass
@@ -164,21 +166,34 @@ class Download:
             effects += [*self._questions(), *self._requests(), *self._search()]
         return effects
 
+    def waits_for(self) -> Need:
+        """What has to come next."""
+        sources = self._sources.values()
+        if not self._may_pull():
+            return "pushed leaves"
+        if any(source.asked for source in sources):
+            return "asked peers"
+        if not sources:
+            return "a peer"
+        if any(source.waits_for_have for source in sources):
+            return "what peers have"
+        return "a holder"
+
     def why(self) -> str:
         """One sentence on what the download waits for."""
-        missing = f"{self.have.count - self.have.total} of {self.have.count} leaves missing"
         if self.is_done:
             return "complete"
-        if not self._may_pull():
-            return f"{missing}; waiting for pushed leaves"
-        if asked := sum(1 for source in self._sources.values() if source.asked):
-            return f"{missing}; pulling from {asked} peers"
-        if not self._sources:
-            return f"{missing}; no peer is connected"
-        if any(source.waits_for_have for source in self._sources.values()):
-            return f"{missing}; asking peers what they have"
-        resting = sum(1 for source in self._sources.values() if source.rests_until > self.now)
-        return f"{missing}; none of {len(self._sources)} peers has them ({resting} failed lately)"
+        sources = self._sources.values()
+        resting = sum(1 for source in sources if source.rests_until > self.now)
+        words: dict[Need, str] = {
+            "pushed leaves": "waiting for pushed leaves",
+            "asked peers": f"pulling from {sum(1 for s in sources if s.asked)} peers",
+            "a peer": "no peer is connected",
+            "what peers have": "asking peers what they have",
+            "a holder": f"none of {len(sources)} peers has them ({resting} failed lately)",
+        }
+        missing = f"{self.have.count - self.have.total} of {self.have.count} leaves missing"
+        return f"{missing}; {words[self.waits_for()]}"
 
     # ---- events
 

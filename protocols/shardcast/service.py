@@ -39,7 +39,7 @@ from primed.protocols.shardcast.messages import (
 from primed.protocols.shardcast.neighbours import Neighbours
 from primed.protocols.shardcast.serving import Serving
 from primed.protocols.shardcast.store import PayloadStore
-from primed.protocols.shardcast.transfer import Transfer
+from primed.protocols.shardcast.transfer import News, Tell, Transfer
 from primed.protocols.topics import shards_topic
 from primed.verify import signing
 from primed.verify.statements import Payload
@@ -73,7 +73,7 @@ class Progress:
 
 class Shardcast:
     """received_gossip_bytes, received_pulled_bytes: leaf bytes since start, duplicates included;
-    the latter by lane in `lanes`."""
+    the latter by lane in `lanes`. `carried` has them all."""
 
     def __init__(
         self,
@@ -85,6 +85,8 @@ class Shardcast:
         rng: random.Random,
     ) -> None:
         self.received_gossip_bytes = 0
+        self._pushed_bytes = 0
+        self._listeners: list[Tell] = []
         self._network = network = servers.network
         self._store = store
         self._run_id = run_id
@@ -122,6 +124,33 @@ class Shardcast:
     def received_pulled_bytes(self) -> int:
         return self.lanes.bulk_bytes + self.lanes.stream_bytes
 
+    def carried(self) -> dict[tuple[str, str], int]:
+        """Leaf bytes since the start by lane and direction, copies included. What gossip sends on
+        for others is the network's, and not counted here."""
+        sent = self._serving.sent_bytes
+        return {
+            ("gossip", "received"): self.received_gossip_bytes,
+            ("gossip", "sent"): self._pushed_bytes,
+            ("streams", "received"): self.lanes.stream_bytes,
+            ("streams", "sent"): sent["streams"],
+            ("bulk", "received"): self.lanes.bulk_bytes,
+            ("bulk", "sent"): sent["bulk"],
+        }
+
+    def amplification(self) -> float:
+        """Leaf bytes that came, for each byte that was new; 0 while nothing was."""
+        came_bytes = self.received_gossip_bytes + self.received_pulled_bytes
+        return came_bytes / self._store.gained_bytes if self._store.gained_bytes else 0.0
+
+    def under_way(self) -> dict[Payload, Progress]:
+        """The payloads that are expected and not here yet."""
+        open_ = [each for each in self._transfers.values() if not each.ended.is_set()]
+        return {transfer.payload: _progress_of(transfer) for transfer in open_}
+
+    def on_news(self, listener: Tell) -> None:
+        """Call it whenever a payload is complete, given up, or does not get on."""
+        self._listeners.append(listener)
+
     def follow(self, learner: PeerId) -> None:
         """Join the topic on which the learner pushes its small payloads."""
         self._network.subscribe(
@@ -146,6 +175,7 @@ class Shardcast:
             self.lanes,
             self._neighbours,
             self._serving.gained,
+            self._tell_news,
         )
         for shard in self._early.take(payload):
             transfer.push(shard)
@@ -170,13 +200,7 @@ class Shardcast:
     def progress(self, payload: Payload) -> Progress:
         transfer = self._transfers.get(payload)
         if transfer is not None:
-            return Progress(
-                transfer.leaves_here,
-                payload.leaves,
-                transfer.reason,
-                transfer.bytes_here,
-                transfer.bytes_per_s(),
-            )
+            return _progress_of(transfer)
         if self._store.path(payload):
             return Progress(payload.leaves, payload.leaves, "complete", payload.size_bytes)
         return Progress(0, payload.leaves, "not expected")
@@ -211,6 +235,7 @@ class Shardcast:
                 raise LocalError("pushing a payload that is not here")
             shard = Shard(payload, signature, index, found[0], tuple(found[1]))
             await self._network.publish(topic, encode(shard))
+            self._pushed_bytes += len(shard.leaf)
         return True
 
     async def forget(self, payload: Payload) -> None:
@@ -255,6 +280,10 @@ class Shardcast:
             self._transfers.pop(transfer.payload, None)
             self._serving.completed()
 
+    def _tell_news(self, news: News) -> None:
+        for listener in self._listeners:
+            listener(news)
+
     def _told(self, peer: PeerId, payload: Payload, indexes: tuple[int, ...]) -> Noted:
         transfer = self._transfers.get(payload)
         return transfer.tell(peer, indexes) if transfer else Noted((), is_wanted=False)
@@ -274,3 +303,13 @@ class Shardcast:
             self._early.add(shard)
         else:
             transfer.push(shard)
+
+
+def _progress_of(transfer: Transfer) -> Progress:
+    return Progress(
+        transfer.leaves_here,
+        transfer.payload.leaves,
+        transfer.reason,
+        transfer.bytes_here,
+        transfer.bytes_per_s(),
+    )

@@ -36,6 +36,7 @@ from primed.protocols.shardcast.messages import (
     Noted,
 )
 from primed.protocols.shardcast.neighbours import Neighbours
+from primed.protocols.shardcast.reader import leaf_size
 from primed.protocols.shardcast.store import PayloadStore
 from primed.verify.statements import Payload
 
@@ -69,6 +70,7 @@ class Serving:
         self._news = trio.Event()
         self._provides = trio.Event()
         self._telling = trio.CapacityLimiter(TELLING_AT_ONCE)
+        self.sent_bytes = {"streams": 0, "bulk": 0}  # leaves, since the start
         network.on_peer(self._forget_on_disconnect)
 
     # ---- for the service
@@ -93,7 +95,8 @@ class Serving:
     async def run(self) -> None:
         """From now on also over the bulk lane, where the network has one."""
         if self._network.bulk is not None:
-            served = partial(trio.lowlevel.current_trio_token().run_sync_soon, self._served)
+            soon = trio.lowlevel.current_trio_token().run_sync_soon
+            served = partial(soon, self._served, "bulk")
             talk = partial(answer_wants, self._store, self._network.uploads, served)
             self._network.bulk.serve(purpose_of(self._run_id), talk)
         async with trio.open_nursery() as nursery:
@@ -141,12 +144,13 @@ class Serving:
             if read is None:
                 continue
             await self._network.uploads.take(len(read[0]))
-            self._served(peer, message.payload, index)
+            self._served("streams", peer, message.payload, index)
             yield Leaf(index, read[0], tuple(read[1]))
             if trio.current_time() > until:
                 return
 
-    def _served(self, peer: PeerId, payload: Payload, index: int) -> None:
+    def _served(self, lane: str, peer: PeerId, payload: Payload, index: int) -> None:
+        self.sent_bytes[lane] += leaf_size(payload, index)
         self._announcer.served(peer, payload, index, trio.current_time())
 
     async def _tell(self, news: Announcement) -> None:

@@ -51,6 +51,7 @@ class PayloadStore:
         """Opens what is there: complete payloads at once, partial ones when they are asked for."""
         self._folder = folder
         self._lock = threading.Lock()
+        self.gained_bytes = 0  # of leaves that were not here before, since the start
         self._held: dict[Payload, _Held] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in folder.glob("*.tmp"):
@@ -97,6 +98,7 @@ class PayloadStore:
                 slot = sidecar.slot(payload, list(path))
                 _write_at(self._paths(payload), sidecar.slot_at(payload, index), slot)
                 held.have.add(index)
+                self.gained_bytes += len(leaf)
         return True  # also when it was deleted meanwhile: a good leaf that nobody wants
 
     def finish(self, payload: Payload) -> Path:
@@ -179,7 +181,11 @@ class PayloadStore:
         part.unlink(missing_ok=True)
         paths.write_bytes(b"")
         with part.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, payload.size_bytes)
+            try:
+                os.posix_fallocate(file.fileno(), 0, payload.size_bytes)
+            except OSError:
+                part.unlink()  # else what room there is stays taken
+                raise
         return Bitmap(payload.leaves)
 
     def _final(self, payload: Payload) -> Path:

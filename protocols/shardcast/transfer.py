@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import trio
 
@@ -25,6 +27,7 @@ from primed.protocols.limits import (
     PUSH_MAX_BYTES,
     SHARD_INBOX,
     SOURCES_MAX,
+    STALLED_S,
 )
 from primed.protocols.shardcast.lanes import Lanes
 from primed.protocols.shardcast.machine import (
@@ -52,6 +55,21 @@ TICK_S = 0.25
 DISK_RETRY_S = 5.0
 
 
+@dataclass(frozen=True)
+class News:
+    """What became of a payload. what: complete, refused (`detail` says why), dropped, stalled
+    (`detail` is what did not come, one of a few words), or disk, after an error of it."""
+
+    payload: Payload
+    what: Literal["complete", "refused", "dropped", "stalled", "disk"]
+    detail: str = ""
+    seconds: float = 0.0  # since it was expected
+    error: OSError | None = None
+
+
+Tell = Callable[[News], None]
+
+
 class Transfer:
     def __init__(
         self,
@@ -65,8 +83,9 @@ class Transfer:
         lanes: Lanes,
         neighbours: Neighbours,
         gained: Callable[[], None],
+        tell: Tell,
     ) -> None:
-        """gained: called when a leaf was stored."""
+        """gained: called when a leaf was stored. tell: hears what becomes of the payload."""
         self.payload = payload
         self.ended = trio.Event()
         self.path: Path | None = None
@@ -81,6 +100,9 @@ class Transfer:
         self._lanes = lanes
         self._neighbours = neighbours
         self._gained = gained
+        self._tell_news = tell
+        self._began_at = trio.current_time()
+        self._moved_at = self._began_at  # when a leaf came, or a stall was told of
         self._pace = Pace()
         self._hinted: set[PeerId] = set()  # peers beyond the connected ones that may have it
         self._looked = Tick(())
@@ -91,6 +113,7 @@ class Transfer:
         self._machine: Download | None = None
         if self.refused:
             self.ended.set()
+            self._news("refused", self.refused)
 
     @property
     def leaves_here(self) -> int:
@@ -122,6 +145,8 @@ class Transfer:
 
     def drop(self) -> None:
         """Nobody wants it any more; run() returns, waiters are told."""
+        if not self.ended.is_set():
+            self._news("dropped")
         self.refused = self.refused or "the payload was dropped"
         self.ended.set()
         self._wake.set()
@@ -132,7 +157,9 @@ class Transfer:
             try:
                 await self._fetch()
             except* OSError as group:
-                self.reason = f"disk: {_first(group)}; trying again"
+                error = _first(group)
+                self.reason = f"disk: {error}; trying again"
+                self._news("disk", str(error), error)
             if not self.ended.is_set():
                 with trio.move_on_after(DISK_RETRY_S):
                     await self.ended.wait()
@@ -148,6 +175,7 @@ class Transfer:
                     nursery.start_soon(self._carry_out, effect)
                 self.reason = machine.why()
                 self._pace.note(self.bytes_here, trio.current_time())
+                self._notice_a_stall(machine)
                 with trio.move_on_after(TICK_S):
                     await self._wake.wait()
                 self._wake = trio.Event()
@@ -156,6 +184,22 @@ class Transfer:
             self.path = await on_disk(self._store.finish, self.payload)
             self.reason = "complete"
             self.ended.set()
+            self._news("complete")
+
+    def _notice_a_stall(self, machine: Download) -> None:
+        now = trio.current_time()
+        if not machine.is_done and now - self._moved_at >= STALLED_S:
+            self._moved_at = now
+            self._news("stalled", machine.waits_for())
+
+    def _news(
+        self,
+        what: Literal["complete", "refused", "dropped", "stalled", "disk"],
+        detail: str = "",
+        error: OSError | None = None,
+    ) -> None:
+        seconds = trio.current_time() - self._began_at
+        self._tell_news(News(self.payload, what, detail, seconds, error))
 
     async def _step(self, machine: Download) -> list[Effect]:
         while self._pushed:
@@ -226,13 +270,15 @@ class Transfer:
 
     def _got(self, peer: PeerId, index: int) -> None:
         self._events.append(Got(index, peer))
+        self._moved_at = trio.current_time()
         self._wake.set()
         self._gained()
 
 
-def _first(group: BaseException) -> BaseException:
+def _first(group: BaseException) -> OSError:
     while isinstance(group, BaseExceptionGroup):
         group = group.exceptions[0]
+    assert isinstance(group, OSError)
     return group
 
 
