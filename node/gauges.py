@@ -12,6 +12,7 @@ MEASURE_S = 5.0
 
 
 async def keep_gauges(services: Services, shown: Shown) -> None:
+    services.metrics.carried = shown.carried
     while True:
         _observe_rates(services)
         view, metrics = await shown.status(), services.metrics
@@ -33,6 +34,10 @@ def _observe_run(services: Services, run: RunView) -> None:
     metrics = services.metrics
     metrics.lag.labels(run.name).set(run.lag_steps)
     metrics.excluded.labels(run.name).set(len(run.excluded))
+    metrics.amplification.labels(run.name).set(run.amplification)
+    wanted_bytes = sum(each.size_bytes for each in run.transfers)
+    here_bytes = sum(each.here_bytes for each in run.transfers)
+    metrics.completion.labels(run.name).set(here_bytes / wanted_bytes if wanted_bytes else 1.0)
     metrics.seen.labels(run.name, "usable").set(run.batches_usable)
     metrics.seen.labels(run.name, "rejected").set(run.batches_rejected)
     if run.newest is not None:

@@ -13,6 +13,7 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    Histogram,
     ProcessCollector,
     generate_latest,
 )
@@ -25,6 +26,9 @@ from starlette.routing import Route
 
 from primed.node.version import installed_version
 from primed.p2p.network import Traffic
+
+SECONDS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)
+Carried = Iterable[tuple[str, str, str, int]]  # (run, lane, direction, bytes of leaves)
 
 
 class Metrics:
@@ -54,6 +58,30 @@ class Metrics:
         self.excluded = self._gauge("primed_excluded_workers", "Excluded for fraud", "run")
         self.seen = self._gauge("primed_run_batches", "Batches that had an outcome", "run", "state")
         self.credits = self._gauge("primed_credits", "Own credits in the ledger", "run", "state")
+        self.payloads = self._counter(
+            "primed_payloads", "Payloads, by what became of them", "run", "outcome"
+        )
+        self.payload_seconds = Histogram(
+            "primed_payload_seconds",
+            "From expecting a payload until it is complete",
+            ["run"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.payload_stalls = self._counter(
+            "primed_payload_stalls",
+            "Payloads that did not get on, by what did not come",
+            "run",
+            "reason",
+        )
+        self.completion = self._gauge(
+            "primed_payload_completion", "Share that is here of what is on its way", "run"
+        )
+        self.amplification = self._gauge(
+            "primed_payload_amplification", "Leaf bytes that came, for each new one", "run"
+        )
+        self.carried: Callable[[], Carried] = tuple
+        self.registry.register(_PayloadCollector(self))
         self.disk_free = Gauge(
             "primed_disk_free_bytes", "Room for the data directory", registry=self.registry
         )
@@ -92,6 +120,18 @@ class _TrafficCollector(Collector):
         for what, value in now.extra.items():
             extra.add_metric([what], value)
         yield extra
+
+
+class _PayloadCollector(Collector):
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        labels = ["run", "lane", "direction"]
+        family = CounterMetricFamily("primed_payload_bytes", "Leaf bytes by lane", labels=labels)
+        for run, lane, direction, count_bytes in self._metrics.carried():
+            family.add_metric([run, lane, direction], count_bytes)
+        yield family
 
 
 class _LeftOutCollector(Collector):

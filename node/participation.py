@@ -16,6 +16,7 @@ from typing import Protocol
 import structlog
 import trio
 
+from primed.node.disk import is_disk_full
 from primed.node.ledger import LedgerKeeper
 from primed.node.own_batches import OwnBatches
 from primed.node.policies import Policies
@@ -26,13 +27,13 @@ from primed.node.waits import Changes
 from primed.p2p import peerid
 from primed.protocols.events import EventLog
 from primed.protocols.rollouts import Rollouts
-from primed.protocols.shardcast import PayloadStore, Shardcast
+from primed.protocols.shardcast import News, PayloadStore, Shardcast
 from primed.verify.cases import Case
 from primed.verify.ledger import State
-from primed.verify.lineage import Lineages
+from primed.verify.lineage import Lineages, payload_name
 from primed.verify.rendezvous import ranked
 from primed.verify.runspec import Role, Run
-from primed.verify.statements import Committed, Entry, Joined, Manifest, Verdict
+from primed.verify.statements import Committed, Entry, Joined, Manifest, Payload, Verdict
 from primed.verify.verdicts import Cases
 
 TICK_S = 0.2
@@ -90,6 +91,7 @@ class Participation:
         )
         payloads = PayloadStore(self.folder / "payloads")
         self.shardcast = Shardcast(servers, payloads, run.run_id, self.me, sign, rng)
+        self.shardcast.on_news(self._note_payload)
         self.rollouts = Rollouts(
             servers, run.run_id, self.me, sign, self.folder / "batches", self._why_not_hold
         )
@@ -291,6 +293,34 @@ class Participation:
                 at, lag = (parents[0] if parents else None), lag + 1
             lags.append(lag)
         return max(lags, default=0)
+
+    def payload_names(self) -> dict[Payload, str]:
+        """What people call the payloads that are kept or on their way."""
+        names: dict[Payload, str] = {}
+        for manifest in self.retained():
+            start = self.lineages.step_of(manifest.parents[0]) if manifest.parents else None
+            if manifest.delta is not None:
+                names[manifest.delta] = payload_name(start, manifest.step)
+            if manifest.snapshot is not None:
+                names[manifest.snapshot] = payload_name(None, manifest.step)
+        return names
+
+    def _note_payload(self, news: News) -> None:
+        metrics, run = self.metrics, self.run.spec.name
+        what = self.payload_names().get(news.payload, f"payload {news.payload.root.hex()[:8]}")
+        if news.what == "stalled":
+            metrics.payload_stalls.labels(run, news.detail).inc()
+            _log.warning("payload stalled", payload=what, waits_for=news.detail)
+        elif news.what == "disk":
+            metrics.payload_stalls.labels(run, "disk").inc()
+            if news.error is not None and is_disk_full(news.error):
+                self._services.disk.note()
+            _log.warning("payload not written", payload=what, reason=news.detail)
+        else:
+            metrics.payloads.labels(run, news.what).inc()
+            if news.what == "complete":
+                metrics.payload_seconds.labels(run).observe(news.seconds)
+            _log.info("payload " + news.what, payload=what, seconds=round(news.seconds, 1))
 
     # ---- keeping the disk small ------------------------------------------------------------
 

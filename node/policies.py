@@ -26,7 +26,7 @@ from primed.protocols.shardcast import Shardcast
 from primed.training import weights
 from primed.training.messages import Materialise, Materialised
 from primed.training.weights import BadWeights
-from primed.verify.lineage import Leg, Lineages
+from primed.verify.lineage import Leg, Lineages, payload_name
 from primed.verify.statements import Payload
 
 PAYLOAD_S = 120.0  # a payload that made no progress for this long is given up (shardcast says why)
@@ -158,11 +158,8 @@ class Policies:
         raise _Useless(payload, f"the {name} made no progress in {PAYLOAD_S:.0f} s")
 
     def _name(self, leg: Leg) -> str:
-        step = self._lineages.manifests[leg.version].step
-        if leg.base is None:
-            return f"snapshot of step {step}"
-        span = step - self._lineages.manifests[leg.base].step
-        return f"delta of step {step}" if span == 1 else f"delta of steps {step - span} to {step}"
+        start = None if leg.base is None else self._lineages.step_of(leg.base)
+        return payload_name(start, self._lineages.manifests[leg.version].step)
 
     async def prune(self, keep: set[bytes]) -> None:
         """Delete the files of versions that nobody needs any more. Not while one is being made

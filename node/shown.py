@@ -31,6 +31,7 @@ from primed.node.views import (
     RunView,
     StatusView,
     StoppingView,
+    TransferView,
     VerdictsView,
     VerdictView,
     VersionView,
@@ -142,6 +143,14 @@ class Shown:
             own.append((part.run.spec.name, {"final": final, "pending": pending}))
         return own
 
+    def carried(self) -> list[tuple[str, str, str, int]]:
+        """(run's name, lane, direction, bytes of leaves), for the metrics."""
+        return [
+            (part.run.spec.name, lane, direction, count_bytes)
+            for part in self._joining.parts.values()
+            for (lane, direction), count_bytes in part.shardcast.carried().items()
+        ]
+
     async def identity(self) -> IdentityView:
         return IdentityView(
             peer=peerid.to_text(self._services.identity.peer),
@@ -213,6 +222,8 @@ class Shown:
             warning=_warning(run),
             pushed_bytes=part.shardcast.received_gossip_bytes,
             pulled_bytes=part.shardcast.received_pulled_bytes,
+            amplification=round(part.shardcast.amplification(), 3),
+            transfers=_transfers(part),
         )
 
     def _version(self, part: Participation, manifest: Manifest) -> VersionView:
@@ -303,6 +314,22 @@ def _state_of(problems: Sequence[ProblemView]) -> str:
 def _warning(run: Run) -> str:
     open_verifiers = run.spec.admission.verifier == "open"
     return "NOT SYBIL-RESISTANT: anyone can be a verifier in this run" if open_verifiers else ""
+
+
+def _transfers(part: Participation) -> tuple[TransferView, ...]:
+    under_way = part.shardcast.under_way()
+    names = part.payload_names() if under_way else {}
+    return tuple(
+        TransferView(
+            name=names.get(payload, f"payload {payload.root.hex()[:8]}"),
+            size_bytes=payload.size_bytes,
+            here_bytes=at.bytes_here,
+            bytes_per_s=round(at.bytes_per_s, 1),
+            left_s=at.left_s(payload.size_bytes),
+            reason=at.reason,
+        )
+        for payload, at in under_way.items()
+    )
 
 
 def _batch(part: Participation, line: BatchLine, row: BatchRow, note: Note) -> BatchView:

@@ -119,6 +119,17 @@ class AccountView(_View, frozen=True):
     batches_rejected: int = 0
 
 
+class TransferView(_View, frozen=True):
+    """A payload on its way to this node."""
+
+    name: str  # "snapshot of step 16", "delta of steps 16 to 20", ...
+    size_bytes: int
+    here_bytes: int
+    bytes_per_s: float  # lately
+    left_s: float | None  # for the rest at this rate; null while nothing comes
+    reason: str  # what it waits for
+
+
 class RunView(_View, frozen=True):
     """A run this node knows."""
 
@@ -145,6 +156,8 @@ class RunView(_View, frozen=True):
     warning: str = ""  # for example NOT SYBIL-RESISTANT
     pushed_bytes: int = 0  # shards received by gossip
     pulled_bytes: int = 0  # shards received by asking peers
+    amplification: float = 0.0  # bytes of shards received, for each that was new; 0 before any
+    transfers: tuple[TransferView, ...] = ()  # payloads on their way
 
 
 class StatusView(_View, frozen=True):

@@ -298,3 +298,10 @@ class Lineages:
     def _price(self, leg: Leg, best: dict[bytes, tuple[float, Leg | None]]) -> float:
         before = 0.0 if leg.base is None else best.get(leg.base, (math.inf, None))[0]
         return before + leg.payload.size_bytes + _LEG_BYTES
+
+
+def payload_name(start: int | None, step: int) -> str:
+    """What people call a step's snapshot (no start), or a delta from one step to another."""
+    if start is None:
+        return f"snapshot of step {step}"
+    return f"delta of step {step}" if step - start == 1 else f"delta of steps {start} to {step}"

@@ -92,11 +92,20 @@ def join(
     target: Annotated[str, Parameter(help="Id of a run, or an invite: primed://…")],
     *,
     roles: Annotated[list[str] | None, Parameter(help="Roles to hold [those that fit].")] = None,
+    wait: Annotated[
+        bool, Parameter(negative="", help="Show the weights come in; return when they are here.")
+    ] = False,
+    timeout: Annotated[float, Parameter(help="Seconds that --wait waits at most.")] = 3600.0,
     common: Common = COMMON,
 ) -> None:
-    """Take part in a run."""
+    """Take part in a run. Again for one that is joined: nothing changes, but --wait waits."""
     wanted = split_list(roles) or []
-    _show_run(common.client.post("join", RunView, target=target, roles=wanted), common)
+    view = common.client.post("join", RunView, target=target, roles=wanted)
+    if wait:
+        from primed.node.cli.progress import until_ready
+
+        view = until_ready(common.client, view, timeout, is_shown=not common.json)
+    _show_run(view, common)
 
 
 def publish(

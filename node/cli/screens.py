@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from primed.node.cli.text import clean, count, duration, print_table, styled
+from primed.node.cli.text import bar, clean, count, duration, print_table, progress_of, styled
 from primed.node.local_views import BundleView, DoctorView
 from primed.node.views import (
     ChildView,
@@ -43,6 +43,7 @@ def print_status(view: StatusView, *, with_waits: bool) -> None:
         print(f"  {styled(view.state, 'yellow')}")
     for run in view.runs:
         _print_run_line(run)
+        _print_transfers(run)
     for role in view.roles:
         print(clean(f"  {role.role} {role.state}" + (f": {role.reason}" if role.reason else "")))
     for child in view.children:
@@ -69,6 +70,12 @@ def _print_run_line(run: RunView) -> None:
     print(f"{styled(f'run {run.name}', 'bold')} {run.run[:8]}: {what}")
     if run.warning:
         print(f"  {styled(run.warning, 'yellow')}")
+
+
+def _print_transfers(run: RunView) -> None:
+    for each in run.transfers:
+        print(f"  {clean(each.name)} {bar(each.here_bytes / each.size_bytes)} {progress_of(each)}")
+        print(f"    {clean(each.reason)}")
 
 
 def _print_child(child: ChildView) -> None:
@@ -122,6 +129,7 @@ def print_runs(view: RunsView) -> None:
 
 def print_run(view: RunView) -> None:
     _print_run_line(view)
+    _print_transfers(view)
     print(f"  id {view.run}\n  by {view.originator}")
     roles = ", ".join(view.roles) if view.joined else "not joined"
     batches = f"{view.batches_usable} usable, {view.batches_rejected} rejected batches"

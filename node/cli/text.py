@@ -9,6 +9,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from primed.node.views import TransferView
 
 _CODES = {"bold": "1", "red": "31", "green": "32", "yellow": "33"}
 
@@ -51,6 +55,23 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def mib(size_bytes: float) -> str:
+    return f"{size_bytes / 2**20:.1f} MiB"
+
+
+def progress_of(transfer: TransferView) -> str:
+    """ "26.9 MiB of 64.0 MiB, 1.5 MiB/s, 25 s left"."""
+    text = f"{mib(transfer.here_bytes)} of {mib(transfer.size_bytes)}"
+    if transfer.left_s is None:
+        return text
+    return f"{text}, {mib(transfer.bytes_per_s)}/s, {duration(transfer.left_s)} left"
+
+
+def bar(share: float, width: int = 20) -> str:
+    full = int(width * min(1.0, share))
+    return f"[{'#' * full}{'-' * (width - full)}] {share:4.0%}"
 
 
 def duration(seconds: float) -> str:
