@@ -28,6 +28,7 @@ class SampleNode:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
+        self._arriving = 0  # looks until the weights are here
         self.stopping = trio.Event()
 
     async def status(self) -> v.StatusView:
@@ -54,7 +55,7 @@ class SampleNode:
                     reason="was killed (signal 9), as the kernel does when memory runs out",
                 ),
             ),
-            runs=(sample_run(),),
+            runs=(sample_run(arriving=self._arriving),),
             waits=(
                 v.WaitView(
                     name="verdict on batch 6", waiting_for="verifiers", since_s=2, deadline_s=118
@@ -89,12 +90,15 @@ class SampleNode:
             raise ZeroDivisionError("canary-secret")
         if not RUN.startswith(run) and run != "toy":
             raise UserError(f"no run {run!r}", "primed runs list shows those that are known")
-        return sample_run()
+        self._arriving = max(0, self._arriving - 1)
+        return sample_run(arriving=self._arriving)
 
     async def join(self, target: str, roles: tuple[str, ...]) -> v.RunView:
         if roles == ("held",):
             raise UserError("held", exit_code=3)
-        return sample_run(roles)
+        if target.startswith("arriving"):
+            self._arriving = int(target.removeprefix("arriving-"))
+        return sample_run(roles, arriving=self._arriving)
 
     async def publish(self, spec_path: str) -> v.RunView:
         assert Path(spec_path).is_absolute()
@@ -144,7 +148,16 @@ class SampleNode:
         return v.StoppingView(pid=os.getpid())
 
 
-def sample_run(roles: tuple[str, ...] = ("worker",)) -> v.RunView:
+def sample_run(roles: tuple[str, ...] = ("worker",), arriving: int = 0) -> v.RunView:
+    """arriving: quarters of a snapshot that are missing, if any."""
+    transfer = v.TransferView(
+        name="snapshot of step 12",
+        size_bytes=64 << 20,
+        here_bytes=max(0, 4 - arriving) * (16 << 20),
+        bytes_per_s=2.0 * (1 << 20),
+        left_s=min(4, arriving) * 8.0,
+        reason=f"{arriving} of 4 leaves missing; pulling from 3 peers",
+    )
     version = v.VersionView(
         version="cd" * 32,
         learner=PEER,
@@ -152,7 +165,7 @@ def sample_run(roles: tuple[str, ...] = ("worker",)) -> v.RunView:
         kind="step",
         reward_mean=0.75,
         batches=1,
-        held=True,
+        held=not arriving,
     )
     account = v.AccountView(
         peer=PEER, roles=("worker",), final=1.0, pending=0.5, excluded=True, reason="two rejects"
@@ -173,6 +186,7 @@ def sample_run(roles: tuple[str, ...] = ("worker",)) -> v.RunView:
         recent=(version,),
         invite=f"primed://{RUN}@/ip4/127.0.0.1/tcp/1/p2p/{PEER}",
         warning="NOT SYBIL-RESISTANT",
+        transfers=(transfer,) if arriving else (),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -115,6 +116,52 @@ def test_joining_and_publishing(node: str, tmp_path: Path) -> None:
     assert done.json["roles"] == ["originator"]
     done = primed("runs", "publish", str(tmp_path / "absent.toml"), "--data-dir", node)
     assert done.code == 1 and "there is no file" in done.err
+
+
+SHOWN = "snapshot of step 12"
+
+
+def test_status_shows_payloads_on_their_way_with_rate_and_estimate(node: str) -> None:
+    primed("runs", "join", "arriving-3", "--data-dir", node)
+    done = primed("status", "--data-dir", node)
+    assert f"{SHOWN} [#####---------------]  25% 16.0 MiB of 64.0 MiB, 2.0 MiB/s, 24 s" in done.out
+    assert "3 of 4 leaves missing; pulling from 3 peers" in done.out
+    primed("runs", "join", "arriving-0", "--data-dir", node)
+    assert SHOWN not in primed("status", "--data-dir", node).out
+
+
+def test_join_waits_for_the_weights_and_tells_how_far_they_are(node: str) -> None:
+    join = ("runs", "join", "arriving-4", "--wait", "--data-dir", node)
+    done = primed(*join)
+    assert done.code == 0 and "run toy" in done.out
+    lines = done.err.splitlines()
+    assert lines[0] == f"{SHOWN}: 0.0 MiB of 64.0 MiB, 2.0 MiB/s, 32 s left"
+    assert [line.split()[4] for line in lines if SHOWN in line] == ["0.0", "16.0", "32.0", "48.0"]
+    done = primed(*join, "--json")
+    assert done.err == "" and done.json["transfers"] == []
+
+
+def test_join_shows_a_bar_on_a_terminal(node: str) -> None:
+    ours, its = os.openpty()
+    command = [str(PRIMED), "runs", "join", "arriving-3", "--wait", "--data-dir", node]
+    environ = os.environ | {"COLUMNS": "120", "TERM": "xterm"}
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=its)
+    os.close(its)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal is closed at the other end
+        while data := os.read(ours, 65536):
+            shown += data
+    os.close(ours)
+    assert process.wait(60) == 0
+    for word in (SHOWN, "\u2501", "50 %", "32.0 MiB of 64.0 MiB, 2.0 MiB/s, 16 s left"):
+        assert word in shown.decode()
+
+
+def test_a_wait_for_weights_ends_and_says_what_goes_on(node: str) -> None:
+    done = primed("runs", "join", "arriving-9", "--wait", "--timeout", "0.5", "--data-dir", node)
+    assert done.code == 1 and "run toy is not ready after 0.5 s" in done.err
+    assert "goes on without this command" in done.err
+    primed("runs", "join", "arriving-0", "--data-dir", node)
 
 
 def test_errors_have_a_sentence_a_hint_and_a_code(node: str, tmp_path: Path) -> None:
