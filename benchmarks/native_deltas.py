@@ -146,7 +146,7 @@ def delta_sizes() -> Iterator[Figure]:
 
 
 def _sizes(name: str, old: U16, new: U16) -> Iterator[Figure]:
-    size, plain = len(deltas.pack(old, new)), _gap_zstd_bytes(old, new)
+    size, plain = len(deltas.pack(old, new)), gap_zstd_bytes(old, new)
     about = {
         "changed_percent": 100 * float((old != new).mean()),
         "weights": float(old.size),
@@ -157,7 +157,7 @@ def _sizes(name: str, old: U16, new: U16) -> Iterator[Figure]:
     yield f"delta_size_vs_gap_zstd.{name}", plain / size, "x", {"gap_zstd": old.nbytes / plain}
 
 
-def _gap_zstd_bytes(old: U16, new: U16) -> int:
+def gap_zstd_bytes(old: U16, new: U16) -> int:
     places = np.flatnonzero(old != new)
     compress = zstandard.ZstdCompressor(level=3).compress
     return len(compress(_gap_bytes(places))) + len(compress(new[places].tobytes()))

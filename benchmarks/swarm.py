@@ -67,7 +67,11 @@ class Member:
 
 @asynccontextmanager
 async def swarm(
-    folder: Path, nodes: int, cap_bytes_per_s: float, kind: str
+    folder: Path,
+    nodes: int,
+    cap_bytes_per_s: float,
+    kind: str,
+    module: str = "benchmarks.broadcast_node",
 ) -> AsyncIterator[list[Member]]:
     """Nodes that are connected with each other; all are gone afterwards."""
     async with trio.open_nursery() as nursery:
@@ -76,7 +80,7 @@ async def swarm(
         for number in range(nodes):
             home = folder / f"{kind}-{number}"
             home.mkdir(parents=True)
-            words = [sys.executable, "-m", "benchmarks.broadcast_node", home, cap_bytes_per_s, kind]
+            words = [sys.executable, "-m", module, home, cap_bytes_per_s, kind]
             process = await trio.lowlevel.open_process(
                 [str(word) for word in words], stdin=PIPE, stdout=PIPE
             )
