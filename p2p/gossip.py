@@ -168,13 +168,13 @@ class Gossip(Pubsub):
         """Judge a message that a peer sent, deliver it and send it on."""
         sender = msg_forwarder.to_bytes()
         self._traffic.gossip_received_bytes += len(msg.data)
+        if not _is_of_form(msg):
+            self._reject(sender, MID, "gossip of wrong form")
+            return
         message_id = msg.from_id + msg.seqno
         self.router.flow.holders.note(msg_forwarder, [message_id])
         if self.seen_messages.has(message_id):
             self._traffic.gossip_duplicates += 1
-            return
-        if len(msg.topicIDs) != 1 or len(msg.data) > limits.GOSSIP_MESSAGE_BYTES:
-            self._reject(sender, MID, "gossip of wrong form")
             return
         topic = msg.topicIDs[0]
         if topic not in self.topic_ids:
@@ -269,6 +269,13 @@ class Gossip(Pubsub):
         """The library's way around the queue, led back into it."""
         queue = self.peer_queues.get(stream.muxed_conn.peer_id)
         return queue is not None and queue.push(rpc_msg)
+
+
+def _is_of_form(message: rpc_pb2.Message) -> bool:
+    """Whether its parts have the sizes that they may have; what is longer is not even remembered."""
+    is_id = len(message.from_id) + len(message.seqno) <= limits.GOSSIP_ID_BYTES
+    is_short = len(message.data) <= limits.GOSSIP_MESSAGE_BYTES
+    return is_id and is_short and len(message.topicIDs) == 1
 
 
 def is_authentic(message: rpc_pb2.Message) -> bool:

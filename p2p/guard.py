@@ -17,8 +17,10 @@ from weakref import WeakKeyDictionary
 import trio
 from libp2p.abc import IMuxedConn, INetStream
 from libp2p.custom_types import StreamHandlerFn, TProtocol
+from libp2p.host import basic_host
 from libp2p.host.basic_host import BasicHost
 from libp2p.identity.identify.identify import ID as IDENTIFY
+from libp2p.identity.identify_push import identify_push
 from libp2p.identity.identify_push.identify_push import ID_PUSH
 from libp2p.kad_dht.common import PROTOCOL_ID as KADEMLIA
 from libp2p.peer.id import ID
@@ -28,12 +30,15 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from primed.p2p import limits
 from primed.p2p.buckets import TokenBucket
 from primed.p2p.errors import HIGH
+from primed.p2p.identify import read_identify
 from primed.p2p.network import Traffic
 from primed.p2p.streams import STREAM_ERRORS, reset_quietly
 from primed.p2p.swarm import GuardedSwarm
 
 _log = logging.getLogger(__name__)
 _EXCHANGES = frozenset({IDENTIFY, ID_PUSH, KADEMLIA})
+for _module in (basic_host, identify_push):
+    vars(_module)["read_length_prefixed_protobuf"] = read_identify
 
 
 class GuardedHost(BasicHost):

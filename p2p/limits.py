@@ -71,6 +71,8 @@ OPEN_STREAM_S = 10.0
 NEGOTIATE_S = 5
 NEGOTIATION_LINE_BYTES = 1024
 STREAM_FLOOD_BURST, STREAM_FLOOD_PER_S = 128.0, 1.0  # streams refused; more end the connection
+IDENTIFY_BYTES = 16 * 1024  # what a peer says of itself
+IDENTIFY_PROTOCOLS, IDENTIFY_ADDRESSES = 128, 32  # kept of it
 EXCHANGE_S = 20.0  # a stream of identify or of the DHT, from its first byte to its end
 SILENT_S = 10.0  # no byte for so long inside a message ends its stream
 SLOWEST_BYTES_PER_S = 32_000  # and a message must average this
@@ -139,6 +141,7 @@ REFRESH_FIRST_S, REFRESH_S = 5.0, 120.0  # of the routing table, after a change 
 DHT_CALL_S = 15.0
 DHT_QUERY_S = 5.0  # one peer
 DHT_INBOUND = 64  # queries served at a time
+DHT_MESSAGE_BYTES = 64 * 1024  # a query or an answer; twenty peers with their records are 20 KiB
 PROVIDERS_MAX = 64
 PROVIDED_KEYS = 4096  # keys whose providers we remember for others
 CHOSEN_PEERS = 8  # the most
@@ -156,6 +159,22 @@ REACH_ASK_S = 20.0  # one peer, which needs DIAL_S + UPGRADE_S if nobody answers
 REACH_AT_ONCE = 4  # dials back
 REACH_BURST, REACH_PER_S = 8.0, 0.5  # for everybody
 REACH_PER_IP_BURST, REACH_PER_IP_PER_S = 4.0, 1 / 60
+
+# Local networks
+LINKS = 16  # spoken on
+MDNS_LOOK_S = 60.0  # between looks whether they have changed
+MDNS_START_S, MDNS_STOP_S = 10.0, 5.0
+MDNS_HINTS, MDNS_HINTS_PER_S = 64.0, 4.0  # records heeded at once, and then
+UPNP_SEARCH_S, UPNP_FIND_S = 2.5, 30.0  # for answers; for all of them to be tried
+UPNP_ANSWERS = 16  # routers on one link
+UPNP_ANSWER_S = 5.0  # one request to a router
+UPNP_ANSWER_BYTES = 256 * 1024
+UPNP_ELEMENTS, UPNP_DEPTH = 4096, 32  # of an XML answer
+UPNP_URL_CHARS = 512
+UPNP_SERVICES = 4  # connections of one router that are tried
+UPNP_PORTS = 4  # of the router, if others have ours there
+UPNP_LEASE_S = 3600  # asked for again after a quarter of it
+UPNP_AGAIN_S = 600.0  # before routers are searched for again
 
 # Relay: what we do for others
 RELAY_RESERVATIONS, RELAY_RESERVATIONS_PER_IP = 64, 4

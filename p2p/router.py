@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -188,17 +188,16 @@ class Router(gossipsub.GossipSub):
         control = rpc.control
         for ihave in control.ihave[:_CONTROL_PARTS]:
             if ihave.topicID in self.mesh:
-                del ihave.messageIDs[limits.GOSSIP_CONTROL_IDS :]
-                ids = {text: message_id_of(text) for text in ihave.messageIDs}
+                ids = ids_of(ihave.messageIDs)
                 self.flow.holders.note(sender_peer_id, ids.values())
                 due = [text for text, message_id in ids.items() if self._is_due(message_id)]
                 ihave = rpc_pb2.ControlIHave(topicID=ihave.topicID, messageIDs=due)
                 await self.handle_ihave(ihave, sender_peer_id)
         for iwant in control.iwant[:_CONTROL_PARTS]:
             if self._check_iwant_rate_limit(sender_peer_id):
-                for text in dict.fromkeys(iwant.messageIDs[: limits.GOSSIP_CONTROL_IDS]):
-                    self.flow.holders.drop(sender_peer_id, message_id_of(text))
-                    self._answer(sender_peer_id, message_id_of(text))
+                for message_id in ids_of(iwant.messageIDs).values():
+                    self.flow.holders.drop(sender_peer_id, message_id)
+                    self._answer(sender_peer_id, message_id)
         for graft in control.graft[:_CONTROL_PARTS]:
             if len(graft.topicID) <= limits.GOSSIP_TOPIC_BYTES:
                 await self.handle_graft(graft, sender_peer_id)
@@ -329,9 +328,11 @@ class Router(gossipsub.GossipSub):
             await self.emit_control_message(control, peer_id)
 
 
-def message_id_of(text: bytes) -> bytes:
-    """An id as control messages carry it; b"" if it is none."""
-    return safe_bytes_from_hex(text) or b""
+def ids_of(texts: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Ids by how a control message carries them (hex, mostly); no more and no longer ones than
+    there may be."""
+    ids = {text: safe_bytes_from_hex(text) for text in texts[: limits.GOSSIP_CONTROL_IDS]}
+    return {text: i for text, i in ids.items() if i and len(i) <= limits.GOSSIP_ID_BYTES}
 
 
 def letter_of(message: rpc_pb2.Message) -> Letter:

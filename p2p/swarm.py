@@ -28,7 +28,6 @@ from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
-from libp2p.peer.peerstore import PeerStore
 from libp2p.rcmgr import Direction
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
@@ -42,6 +41,7 @@ from primed.p2p.bulk.sockets import TLS_RECORD, release
 from primed.p2p.doorkeeper import Doorkeeper, Place
 from primed.p2p.muxer import BoundedMuxers, BoundedYamux
 from primed.p2p.network import Traffic
+from primed.p2p.peerstore import BoundedPeerStore
 from primed.p2p.relay.circuit import CircuitConnection
 from primed.p2p.sockets import BufferedTCP, remote_of
 from primed.p2p.streams import root_cause
@@ -51,6 +51,9 @@ class Policy(Protocol):
     """What the swarm asks its owner."""
 
     def is_banned(self, peer: bytes) -> bool: ...
+
+    def is_unwelcome(self, peer: bytes) -> bool:
+        """Banned, or of low score: it is not dialled, for a lookup in the DHT say."""
 
     def known_addresses(self, peer: bytes) -> Sequence[str]:
         """Where to dial a peer, best first, without /p2p/."""
@@ -73,7 +76,7 @@ class GuardedSwarm(Swarm):
     ) -> None:
         self._sockets: WeakSet[BufferedTCP] = WeakSet()
         peer_id = ID.from_pubkey(keys.public_key)
-        peerstore = PeerStore(max_peers=limits.PEERS_KNOWN)
+        peerstore = BoundedPeerStore(lambda p: p == peer_id or p in self.connections)
         peerstore.add_key_pair(peer_id, keys)
         noise = NoiseTransport(keys, noise_privkey=create_noise_keys().private_key)
         upgrader = _Upgrader(noise, policy.on_secured)
@@ -106,7 +109,7 @@ class GuardedSwarm(Swarm):
 
     async def _dial(self, peer_id: ID) -> INetConn:
         if peer_id == self.self_id or self._policy.is_banned(peer_id.to_bytes()):
-            raise SwarmException("not dialled: ourselves or banned")
+            raise SwarmException("not dialled: ourselves, banned or of low score")
         reason = "no address known"
         for address in self._policy.known_addresses(peer_id.to_bytes())[: limits.ADDRESSES_TRIED]:
             try:

@@ -134,14 +134,14 @@ def subscriptions() -> Iterator[rpc_pb2.RPC]:
 def ihaves() -> Iterator[rpc_pb2.RPC]:
     rng = random.Random(1)
     while True:
-        ids = [rng.randbytes(46) for _ in range(1000)]
+        ids = [rng.randbytes(46).hex().encode() for _ in range(1000)]
         yield control(ihave=[rpc_pb2.ControlIHave(topicID="t", messageIDs=ids)])
 
 
 def iwants() -> Iterator[rpc_pb2.RPC]:
     rng = random.Random(2)
     while True:
-        ids = [rng.randbytes(46) for _ in range(1000)]
+        ids = [rng.randbytes(46).hex().encode() for _ in range(1000)]
         yield control(iwant=[rpc_pb2.ControlIWant(messageIDs=ids)])
 
 

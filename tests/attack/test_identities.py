@@ -5,11 +5,15 @@ Different loopback addresses stand for different hosts: 127.a.b.c is in the /16 
 
 from __future__ import annotations
 
+import math
 import random
+import statistics
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import trio
@@ -25,6 +29,7 @@ from ..net.hosts import LOCAL, Inbox, ask, free_port, new_network, started, unti
 
 pytestmark = pytest.mark.trio
 SMALL = limits.Profile(connections=24, target_peers=6)
+DEADLINE_S = 10.0  # for a message to be everywhere
 
 
 def connected(network: Libp2pNetwork) -> set[bytes]:
@@ -228,79 +233,142 @@ class Sybils:
             await trio.sleep(2.0)
 
 
-async def besieged(
-    moment: str, honest_count: int, sybil_count: int, messages: int
-) -> tuple[float, int, float]:
-    """(share of honest messages that arrived at honest nodes within 10 s, fewest honest links that
-    an honest node chose itself, mean score of the Sybils at honest nodes that know them)."""
+class Outcome(NamedTuple):
+    """What honest nodes have of each other, and think of the Sybils, at the end of a siege."""
+
+    delivery: float  # honest messages at honest nodes within DEADLINE_S, of all
+    arrived: float  # the same, at any time
+    median_s: float  # from sending to arrival
+    links: int  # to honest nodes, of the honest node with the fewest
+    leaned_on: int  # honest nodes among the chosen peers (`p2p/connections.py`), the fewest
+    score: float  # mean, over all pairs of an honest node and a Sybil that it has met
+
+    def is_withstood(self) -> bool:
+        return self.delivery >= 0.99 and min(self.links, self.leaned_on) >= 2 and self.score < 0
+
+
+class LoopTime:
+    """Seconds in which the loop kept up. 120 hosts share one process and what this machine leaves
+    it, where each would have a computer: by the wall clock the figures would be the machine's."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    async def run(self) -> None:
+        while True:
+            await trio.sleep(0.05)
+            self.now_s += 0.05
+
+
+class Arrivals:
+    """When each message was sent, and came to each node, in loop time."""
+
+    def __init__(self, networks: list[Libp2pNetwork], time: LoopTime) -> None:
+        self.sent: dict[bytes, float] = {}
+        self.time = time
+        self._at: dict[tuple[bytes, bytes], float] = {}
+        self._receivers = len(networks) - 1
+        for network in networks:
+            network.subscribe("t", self._judge, partial(self._note, network.peer))
+
+    def _judge(self, sender: bytes, data: bytes) -> Acceptance:
+        return Acceptance.REJECT if data.startswith(b"bad") else Acceptance.ACCEPT
+
+    def _note(self, receiver: bytes, sender: bytes, data: bytes) -> None:
+        if data in self.sent:
+            self._at.setdefault((receiver, data), self.time.now_s)
+
+    def ages_s(self) -> list[float]:
+        return [at - self.sent[data] for (_, data), at in self._at.items()]
+
+    def share(self, within_s: float) -> float:
+        in_time = sum(age <= within_s for age in self.ages_s())
+        return in_time / (len(self.sent) * self._receivers)
+
+    async def publish(self, honest: list[Libp2pNetwork], count: int, rng: random.Random) -> None:
+        """Messages of nodes by chance. Returns when the deadline of the last one is over."""
+        for number in range(count):
+            data = f"message {number}".encode()
+            self.sent[data] = self.time.now_s
+            await rng.choice(honest).publish("t", data)
+            await trio.sleep(0.2)
+        while self.time.now_s < self.sent[data] + DEADLINE_S:
+            await trio.sleep(0.1)
+
+
+def mean_score(honest: list[Libp2pNetwork], sybils: Sybils) -> float:
+    scores = [
+        network._scores.score(sybil.peer, trio.current_time())
+        for network in honest
+        for sybil in sybils.networks
+        if sybil.peer in connected(network) | network._scores._entries.keys()
+    ]
+    return sum(scores) / len(scores)
+
+
+async def besieged(moment: str, honest_count: int, sybil_count: int, messages: int) -> Outcome:
     rng = random.Random(26)
     honest = [new_network(profile=SMALL) for _ in range(honest_count)]
-    inboxes = {}
-    for network in honest:
-        inboxes[network.peer] = inbox = Inbox(network)
-        network.subscribe(
-            "t",
-            lambda _, data: Acceptance.REJECT if data.startswith(b"bad") else Acceptance.ACCEPT,
-            lambda _, data, inbox=inbox: inbox.got.append(data),  # type: ignore[misc]
-        )
+    time = LoopTime()
+    arrivals = Arrivals(honest, time)
     sybils = Sybils(sybil_count, 4, rng)
     async with AsyncExitStack() as stack:
-        hub = honest[0]
-        await stack.enter_async_context(hub.running(["/ip4/127.10.0.1/tcp/0"], []))
-        bootstrap = list(hub.listen_addresses())
-        if moment == "dawn":  # they are there before everybody else
-            await sybils.run(stack, bootstrap, 0, sybil_count)
-            await sybils.connect_to([hub])
-        for number, network in enumerate(honest[1:]):
-            ip = f"127.{number + 11}.0.1"
-            await stack.enter_async_context(network.running([f"/ip4/{ip}/tcp/0"], bootstrap))
-            if moment == "cold":  # everybody comes at the same time, and the bad are bad at once
-                sybils.are_bad = True
-                share = sybil_count // (honest_count - 1) + 1
-                await sybils.run(stack, bootstrap, number * share, (number + 1) * share)
-                await sybils.connect_to([hub, network])
-        if moment == "flash":  # all is well, they join, behave, and turn bad together
-            await until(lambda: all(len(connected(n)) >= 3 for n in honest), 120)
-            await sybils.run(stack, bootstrap, 0, sybil_count)
+        await gather(moment, honest, sybils, stack)
         await sybils.connect_to(honest)
         await trio.sleep(3.0)
         sybils.are_bad = True
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(time.run)
             nursery.start_soon(sybils.spam)
-            sent = []
-            for number in range(messages):
-                author = rng.choice(honest)
-                sent.append((author.peer, f"message {number}".encode()))
-                await author.publish("t", sent[-1][1])
-                await trio.sleep(0.2)
-            wanted = len(sent) * (honest_count - 1)
-            with trio.move_on_after(10.0):
-                while sum(map(len, (inbox.got for inbox in inboxes.values()))) < wanted:
-                    await trio.sleep(0.1)
-            await trio.sleep(3.0)
+            began = trio.current_time()
+            await arrivals.publish(honest, messages, rng)
+            print(f"\n{time.now_s:.0f} s of the loop in {trio.current_time() - began:.0f} s")
             nursery.cancel_scope.cancel()
-        arrived = sum(
-            data in inboxes[n.peer].got for a, data in sent for n in honest if n.peer != a
-        )
         friends = {network.peer for network in honest}
-        links = min(len(connected(network) & friends) for network in honest)
-        now = trio.current_time()
-        known = [n._scores.score(s.peer, now) for n in honest for s in sybils.networks]
-        bad = [score for score in known if score < 0]
-        return arrived / len(sent) / (honest_count - 1), links, sum(bad) / max(1, len(bad))
+        return Outcome(
+            arrivals.share(DEADLINE_S),
+            arrivals.share(math.inf),
+            statistics.median(arrivals.ages_s()),
+            min(len(connected(network) & friends) for network in honest),
+            min(len(network._connections.chosen() & friends) for network in honest),
+            mean_score(honest, sybils),
+        )
+
+
+async def gather(
+    moment: str, honest: list[Libp2pNetwork], sybils: Sybils, stack: AsyncExitStack
+) -> None:
+    """Start everybody; the moment says when the Sybils come."""
+    hub, count = honest[0], len(sybils.networks)
+    await stack.enter_async_context(hub.running(["/ip4/127.10.0.1/tcp/0"], []))
+    bootstrap = list(hub.listen_addresses())
+    if moment == "dawn":  # they are there before everybody else
+        await sybils.run(stack, bootstrap, 0, count)
+        await sybils.connect_to([hub])
+    for number, network in enumerate(honest[1:]):
+        ip = f"127.{number + 11}.0.1"
+        await stack.enter_async_context(network.running([f"/ip4/{ip}/tcp/0"], bootstrap))
+        if moment == "cold":  # everybody comes at the same time, and the bad are bad at once
+            sybils.are_bad = True
+            share = count // (len(honest) - 1) + 1
+            await sybils.run(stack, bootstrap, number * share, (number + 1) * share)
+            await sybils.connect_to([hub, network])
+    if moment == "flash":  # all is well, they join, behave, and turn bad together
+        await until(lambda: all(len(connected(n)) >= 3 for n in honest), 120)
+        await sybils.run(stack, bootstrap, 0, count)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_scenario_26_in_small_ten_sybils_against_four() -> None:
-    delivery, links, score = await besieged("flash", 4, 10, 10)
-    assert delivery >= 0.99 and links >= 2 and score < 0
+    outcome = await besieged("flash", 4, 10, 10)
+    assert outcome.is_withstood(), outcome
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("moment", ["cold", "flash", "dawn"])
 async def test_scenario_26_a_hundred_sybils_against_twenty(moment: str) -> None:
-    delivery, links, score = await besieged(moment, 20, 100, 40)
-    print(f"\n{moment}: delivery {delivery:.4f}, fewest honest links {links}, score {score:.1f}")
-    assert delivery >= 0.99 and links >= 2 and score < 0
+    outcome = await besieged(moment, 20, 100, 40)
+    print(f"\n{moment}: {outcome}")
+    assert outcome.is_withstood(), outcome
