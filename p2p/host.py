@@ -88,7 +88,7 @@ class Libp2pNetwork:
             profile.target_peers,
             dial=self._dial,
             connected=self._connections.peers,
-            excluded=self._is_unwelcome,
+            excluded=self.is_unwelcome,
             chosen=self._connections.chosen,
         )
         self._handlers = Handlers(self._traffic, self.penalise)
@@ -379,8 +379,8 @@ class Libp2pNetwork:
     def network_of(self, peer: bytes) -> str:
         return self._connections.network_of(peer)
 
-    def _is_unwelcome(self, peer: bytes) -> bool:
-        """Whether we would not dial a peer by ourselves."""
+    def is_unwelcome(self, peer: bytes) -> bool:
+        """Whether we would not dial a peer: banned, or its score is low."""
         low = self._scores.score(peer, trio.current_time()) <= limits.SCORE_DISCONNECT
         return low or self.is_banned(peer)
 

@@ -108,7 +108,7 @@ class GuardedSwarm(Swarm):
                 self._dial_locks.pop(peer_id, None)
 
     async def _dial(self, peer_id: ID) -> INetConn:
-        if peer_id == self.self_id or self._policy.is_banned(peer_id.to_bytes()):
+        if peer_id == self.self_id or self._policy.is_unwelcome(peer_id.to_bytes()):
             raise SwarmException("not dialled: ourselves, banned or of low score")
         reason = "no address known"
         for address in self._policy.known_addresses(peer_id.to_bytes())[: limits.ADDRESSES_TRIED]:

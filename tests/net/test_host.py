@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import trio
@@ -243,3 +244,18 @@ async def test_a_peer_that_comes_back_while_it_is_hung_up_on_can_still_be_banned
         await until(lambda: not other.peers() and not strict.peers())
         with pytest.raises(RemoteError):
             await other.open_stream(strict.peer, ECHO)
+
+
+async def test_a_peer_that_was_cut_off_is_not_dialled_by_a_lookup_in_the_dht() -> None:
+    """The library asks all peers it ever heard of, as long as its table is nearly empty."""
+    strict = new_network()
+    other = new_network(profile=replace(PROFILE, target_peers=0))  # does not come back by itself
+    async with strict.running([LOCAL], []), other.running([LOCAL], []):
+        await other.connect(strict.listen_addresses()[0])
+        await until(lambda: bool(strict._running().discovery.addresses_of(other.peer)))
+        strict.penalise(other.peer, 25, "in this test")
+        await until(lambda: not strict.peers() and not other.peers())
+        await strict._running().discovery.refresh()
+        assert strict.peers() == []
+        with pytest.raises(RemoteError, match="low score"):
+            await strict.open_stream(other.peer, ECHO)
