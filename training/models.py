@@ -112,7 +112,12 @@ def fill(model: LlamaForCausalLM, tensors: weights.Tensors) -> None:
 def load(spec: ModelSpec, path: Path) -> LlamaForCausalLM:
     """The model with the weights of a bf16 file, in evaluation mode. Raises BadConfig, BadWeights."""
     model = build(spec)
-    fill(model, weights.load(path, shapes_of(model)))
+    return frozen(model, weights.load(path, shapes_of(model)))
+
+
+def frozen(model: LlamaForCausalLM, tensors: weights.Tensors) -> LlamaForCausalLM:
+    """The model, filled, in evaluation mode. Raises BadConfig."""
+    fill(model, tensors)
     model.requires_grad_(False).train(False)
     return model
 
@@ -120,8 +125,9 @@ def load(spec: ModelSpec, path: Path) -> LlamaForCausalLM:
 def as_float(tensor: NDArray[np.generic]) -> Tensor:
     """fp32 copy of a bf16 (uint16) or fp32 array."""
     if tensor.dtype == np.uint16:
-        # bf16 is the upper half of fp32.
-        return torch.from_numpy((tensor.astype(np.uint32) << 16).view(np.float32))
+        wide = tensor.astype(np.uint32)
+        wide <<= 16  # bf16 is the upper half of fp32
+        return torch.from_numpy(wide.view(np.float32))
     return torch.from_numpy(tensor.astype(np.float32, copy=True))
 
 

@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from primed import native
-from primed.training import models
+from primed.training import models, weights
 from primed.training.engine import Completion, Prefill, processed_logprobs
 from primed.training.errors import BadConfig
 from primed.verify import sampling
@@ -44,7 +44,10 @@ class TorchEngine:
         self._model: LlamaForCausalLM | None = None
 
     def load(self, weights_path: Path) -> None:
-        self._model = models.load(self._spec, weights_path)
+        model = models.build(self._spec)
+        tensors = weights.load(weights_path, models.shapes_of(model))
+        self._model = None  # two versions may not fit; a bad file was refused above
+        self._model = models.frozen(model, tensors)
 
     @property
     def model(self) -> LlamaForCausalLM:
