@@ -62,6 +62,13 @@ class Config:
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least level logged")
     log_format: Literal["console", "json"] = _setting("console", "console or json, on stderr")
     metrics_listen: str = _setting("", "host:port for Prometheus, for example 127.0.0.1:9464")
+    mdns: bool = _setting(
+        True,
+        "find peers on the local network, and tell it where this node is; server profile: false",
+    )
+    upnp: bool = _setting(
+        True, "have the router let others in, if nobody can dial this node; server profile: false"
+    )
     metrics_public: bool = _setting(
         False, "let metrics_listen be an address that other machines reach; they have no password"
     )
@@ -103,10 +110,19 @@ def load_config(
 def _apply_profile(values: dict[str, Any], origins: dict[str, str]) -> None:
     """The profile's own values, where nothing else says anything."""
     name = values.get("profile", SETTINGS["profile"].default)
-    for setting in ("threads", "niceness"):
+    for setting in ("threads", "niceness", "mdns", "upnp"):
         if origins[setting] == "default":
             values[setting] = getattr(profile_of(name), setting)
             origins[setting] = f"profile {name}"
+    if is_on_loopback(values.get("listen", DEFAULT_LISTEN)):
+        for setting in ("mdns", "upnp"):
+            if origins[setting] == f"profile {name}":
+                values[setting], origins[setting] = False, "listen: this machine only"
+
+
+def is_on_loopback(listen: Iterable[str]) -> bool:
+    """Whether a node that listens so is for peers on its own machine."""
+    return all(address.startswith(("/ip4/127.", "/ip6/::1/")) for address in listen)
 
 
 def _check_metrics(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:

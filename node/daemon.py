@@ -18,7 +18,7 @@ import trio
 
 from primed.node import sessions
 from primed.node.api import make_app
-from primed.node.config import Config
+from primed.node.config import Config, is_on_loopback
 from primed.node.doppelganger import Doppelganger, Doubles
 from primed.node.gauges import keep_gauges
 from primed.node.hosting import hosted
@@ -85,6 +85,8 @@ class Daemon:
             announce=config.announce,
             uploads=_uploads(config),
             offers_relay=config.profile == "server" or "relay" in config.roles,
+            mdns=config.mdns,
+            upnp=config.upnp,
         )
         supervisor = Supervisor(
             paths.logs,
@@ -203,5 +205,4 @@ def _limits(config: Config) -> limits.Profile:
         bulk_down=own.bulk_down,
     )
     profile = profile.within(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    on_loopback = all(address.startswith("/ip4/127.") for address in config.listen)
-    return profile.on_one_machine() if on_loopback else profile
+    return profile.on_one_machine() if is_on_loopback(config.listen) else profile

@@ -99,6 +99,8 @@ class Shown:
             reachability=reach.kind.value,
             reachability_evidence=reach.evidence,
             reachability_consequence=reach.consequence,
+            upnp=network.port_mapping,
+            mdns=network.local_discovery,
         )
 
     def _invite(self, run: bytes | None) -> str:

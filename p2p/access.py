@@ -1,6 +1,7 @@
-"""Access: how others get to us. Measures it, and gets help from relays while nobody can dial us.
+"""Access: how others get to us. Measures it, and gets help from the router and from relays while
+nobody can dial us.
 
-The node's own part of `reach` and `relay`: which ports, which peers to ask, what to tell others.
+The node's own part of `reach`, `upnp` and `relay`: which ports, which peers to ask, what to tell.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Awaitable, Callable
 import trio
 from libp2p.network.exceptions import SwarmException
 
-from primed.p2p import addresses
+from primed.p2p import addresses, limits
 from primed.p2p.connections import Connections
 from primed.p2p.errors import RemoteError
+from primed.p2p.links import is_on, links
 from primed.p2p.network import Stream
 from primed.p2p.peerbook import PeerBook
 from primed.p2p.reach import PROTOCOL, Answers, Reach
@@ -21,6 +23,7 @@ from primed.p2p.reachability import Kind, Reachability
 from primed.p2p.relay import HOP
 from primed.p2p.relay.circuit import CircuitConnection
 from primed.p2p.stack import Stack
+from primed.p2p.upnp import PortMapper
 
 
 class Access:
@@ -31,7 +34,12 @@ class Access:
         connections: Connections,
         book: PeerBook,
         open_stream: Callable[[bytes, str], Awaitable[Stream]],
+        *,
+        upnp: bool,
+        announces: bool,
     ) -> None:
+        self._announces = announces
+        self._mapper = PortMapper(self.listening) if upnp else None
         self._connections = connections
         self._book = book
         self._stack: Stack | None = None
@@ -42,34 +50,105 @@ class Access:
         self._stack = stack
 
     async def run(self) -> None:
-        async with trio.open_nursery() as nursery:
-            if not self.is_local():
-                nursery.start_soon(self.reach.run)
-            if self._stack is not None:
-                relays = self._stack.relays
-                nursery.start_soon(relays.keep_reservations, self._wants_relays)
+        try:
+            async with trio.open_nursery() as nursery:
+                if not self.is_local():
+                    nursery.start_soon(self._keep_looking)
+                if self._stack is not None:
+                    relays = self._stack.relays
+                    nursery.start_soon(relays.keep_reservations, self._wants_relays)
+        finally:
+            if self._mapper is not None:
+                await self._mapper.drop("the network is not running")
+
+    async def _keep_looking(self) -> None:
+        """Measure when there are peers to ask, and again now and then."""
+        await trio.sleep(limits.REACH_FIRST_S)
+        while True:
+            await self.look()
+            known = self.reach.result.kind is not Kind.UNKNOWN
+            await trio.sleep(limits.REACH_AGAIN_S if known else limits.REACH_RETRY_S)
+
+    async def look(self) -> None:
+        """Measure whether others can dial us; if not, have the router help, and measure that."""
+        mapper = self._mapper
+        if mapper is None or mapper.mapping is None:
+            await self.reach.measure()
+        if mapper is None:
+            return
+        held = mapper.mapping
+        if held is None and (why := self._why_no_mapping()):
+            mapper.state = f"no router is asked: {why}"
+            return
+        if (mapping := await mapper.keep(self.ports()[0])) is None:
+            if held is not None:
+                self.reach.forget(mapper.state)
+            return
+        if held is None:
+            self.reach.forget(f"{mapping}, and nobody has dialled back yet")
+        if (found := await self.reach.measure(mapping.port)).kind is Kind.OUTBOUND:
+            await mapper.drop(f"{mapping}, but {found.evidence}")
+
+    def _why_no_mapping(self) -> str:
+        if self.reach.result.kind is Kind.PUBLIC:
+            return "others can dial this node without it"
+        if self._announces:
+            return "it announces other addresses"
+        if not self.ports():
+            return "it listens at no address"
+        public = [link.ip for link in links(self.listening()) if link.is_global]
+        return f"this machine has a public address, {public[0]}" if public else ""
 
     def describe(self) -> Reachability:
         if self.is_local():
             return Reachability(Kind.LOCAL, "it listens on this machine only")
         found = self.reach.result
+        mapping = self._mapper.mapping if self._mapper else None
+        if found.kind is Kind.PUBLIC and mapping is not None:
+            return Reachability(Kind.UPNP, f"{found.evidence}; {mapping}", found.address)
         relayed = self._stack.relays.addresses() if self._stack else []
         if found.kind is Kind.OUTBOUND and relayed:
             evidence = f"{found.evidence}; {len(relayed)} relays hold a place for it"
             return Reachability(Kind.RELAYED, evidence, relayed[0])
         return found
 
+    def describe_mapping(self) -> str:
+        """How it stands with the router, in one sentence."""
+        if self._mapper is None:
+            return "off"
+        if self.is_local():
+            return "no router is asked: it listens on this machine only"
+        return self._mapper.describe()
+
+    def mapped_addresses(self) -> list[str]:
+        """Where the router lets others in: as they have seen it, else as it says."""
+        mapping = self._mapper.mapping if self._mapper else None
+        if mapping is None:
+            return []
+        seen = self.reach.result
+        return [
+            seen.address if seen.kind is Kind.PUBLIC else addresses.at(mapping.ip, mapping.port)
+        ]
+
     def is_local(self) -> bool:
-        own = [str(address) for address in self._stack.listening()] if self._stack else []
+        own = self.listening()
         return bool(own) and all(map(addresses.is_loopback, own))
 
+    def listening(self) -> list[str]:
+        """The addresses of our sockets."""
+        return [str(address) for address in self._stack.listening()] if self._stack else []
+
     def ports(self) -> list[int]:
-        own = map(str, self._stack.listening() if self._stack else ())
-        return sorted({int(address.split("/")[4]) for address in own})
+        return sorted({int(address.split("/")[4]) for address in self.listening()})
 
     def witnesses(self) -> list[bytes]:
-        """Connected peers that dial back, those of many networks first."""
-        return self._first_of_many_networks(PROTOCOL)
+        """Connected peers that dial back, those of many networks first. Those behind the same
+        router do not see what it lets in."""
+        found = self._first_of_many_networks(PROTOCOL)
+        if self._mapper is None or self._mapper.mapping is None:
+            return found
+        here = links(self.listening())
+        return [peer for peer in found if not is_on(here, self._ip_of(peer) or "")]
 
     def relay_candidates(self) -> list[bytes]:
         return self._first_of_many_networks(HOP)

@@ -29,6 +29,7 @@ from primed.p2p.errors import LocalError, RemoteError
 from primed.p2p.handlers import Handlers
 from primed.p2p.identity import Identity
 from primed.p2p.logvalve import LogValve
+from primed.p2p.mdns import Mdns
 from primed.p2p.memory import Memory
 from primed.p2p.network import (
     Deliver,
@@ -39,7 +40,7 @@ from primed.p2p.network import (
     Validator,
 )
 from primed.p2p.overlay import Overlay, Redial
-from primed.p2p.peerbook import TOLD, PeerBook
+from primed.p2p.peerbook import FROM_MDNS, TOLD, PeerBook
 from primed.p2p.penalties import Consequence, Scores
 from primed.p2p.reach import PROTOCOL as REACH_PROTOCOL
 from primed.p2p.reachability import Reachability
@@ -58,7 +59,8 @@ class Libp2pNetwork:
 
     `book_path`: SQLite file of known peers and their scores (None: not kept). `announce`: addresses
     to tell others instead of the listening ones. `member_protocol`: what a peer must speak to enter
-    the DHT's routing table. `offers_relay`: be a relay for peers that cannot be dialled.
+    the DHT's routing table. `offers_relay`: be a relay for peers that cannot be dialled. `mdns`: tell
+    the local network where we are, and dial who does so too. `upnp`: have the router let others in.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class Libp2pNetwork:
         member_protocol: str = MEMBER_PROTOCOL,
         uploads: Uploads | None = None,
         offers_relay: bool = False,
+        mdns: bool = False,
+        upnp: bool = False,
     ) -> None:
         self._identity = identity
         self._profile = profile
@@ -96,7 +100,10 @@ class Libp2pNetwork:
         self._uploads = uploads or Uploads()
         self._bulk = BulkLane(identity, profile, self, self._uploads, self._traffic)
         self._handlers.set(BULK_PROTOCOL, self._bulk.answer)
-        self._access = Access(self._connections, self._book, self.open_stream)
+        self._access = Access(
+            self._connections, self._book, self.open_stream, upnp=upnp, announces=bool(announce)
+        )
+        self._mdns = Mdns(identity.peer, self._access.listening, self._hear) if mdns else None
         self._handlers.set(REACH_PROTOCOL, self._access.answer)
         self._listeners: list[PeerListener] = []
         self._stack: Stack | None = None
@@ -159,6 +166,11 @@ class Libp2pNetwork:
     def remember(self, peer: bytes, known_at: Iterable[str]) -> None:
         """Learn addresses of a peer (from a NodeRecord, say); the overlay may dial them."""
         self._book.learn(peer, known_at, TOLD, time.time())
+        self._overlay.poke()
+
+    def _hear(self, peer: bytes, transports: Iterable[str]) -> None:
+        """Somebody on the local network says that a peer is there."""
+        self._book.learn(peer, transports, FROM_MDNS, time.time())
         self._overlay.poke()
 
     def on_peer(self, listener: PeerListener) -> None:
@@ -231,6 +243,8 @@ class Libp2pNetwork:
                 nursery.start_soon(self._memory.run)
                 nursery.start_soon(self._access.run)
                 nursery.start_soon(self._bulk.run)
+                if self._mdns is not None:
+                    nursery.start_soon(self._mdns.run)
                 nursery.start_soon(self._running().gossip.follow_topics)
                 nursery.start_soon(self._refresh_for_ever)
         finally:
@@ -334,8 +348,21 @@ class Libp2pNetwork:
         return self._access.describe()
 
     async def measure_reachability(self) -> Reachability:
-        await self._access.reach.measure()
+        await self._access.look()
         return self._access.describe()
+
+    @property
+    def port_mapping(self) -> str:
+        """What came of asking the router to let others in."""
+        return self._access.describe_mapping()
+
+    def mapped_addresses(self) -> list[str]:
+        return self._access.mapped_addresses()
+
+    @property
+    def local_discovery(self) -> str:
+        """How it stands with mDNS."""
+        return self._mdns.describe() if self._mdns is not None else "off"
 
     def on_secured(self, peer: bytes) -> None:
         """For the services: a new inbound connection has proven to be this peer's."""

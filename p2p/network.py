@@ -151,6 +151,14 @@ class Network(Protocol):
     def reachability(self) -> Reachability:
         """Whether others can dial us, with evidence."""
 
+    @property
+    def port_mapping(self) -> str:
+        """What came of asking the router to let others in, in one sentence."""
+
+    @property
+    def local_discovery(self) -> str:
+        """How it stands with finding peers on the local network, in one sentence."""
+
     def listen_addresses(self) -> tuple[str, ...]:
         """Multiaddrs others can dial, ending in /p2p/<our id>."""
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from primed.p2p import addresses, limits, peerid
 
-GIVEN, TOLD, FROM_DHT, FROM_LAN = "given", "told", "dht", "lan"  # who told an address
+GIVEN, TOLD, FROM_DHT, FROM_MDNS = "given", "told", "dht", "mdns"  # who told an address
 _SEEN_STEP_S = 600.0  # how exactly we remember when an address was last told
 
 

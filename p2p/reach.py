@@ -113,13 +113,9 @@ class Reach:
         if self._came is not None:
             self._came.add(peer)
 
-    async def run(self) -> None:
-        """Measure when there are peers to ask, and again now and then."""
-        await trio.sleep(limits.REACH_FIRST_S)
-        while True:
-            result = await self.measure()
-            known = result.kind is not Kind.UNKNOWN
-            await trio.sleep(limits.REACH_AGAIN_S if known else limits.REACH_RETRY_S)
+    def forget(self, evidence: str) -> None:
+        """What was measured holds no longer."""
+        self.result = Reachability(Kind.UNKNOWN, evidence)
 
     async def measure(self, port: int | None = None) -> Reachability:
         """Ask until two agree; `result` is kept if nobody can be asked. port: instead of the one

@@ -80,6 +80,9 @@ class Owner(Policy, Protocol):
     def network_of(self, peer: bytes) -> str:
         """The network (/16, /32) that a connected peer is in, "" if that is not known."""
 
+    def mapped_addresses(self) -> list[str]:
+        """Where a router lets others in to us."""
+
 
 class Stack:
     """`run` hosts the services until `stop` is called, which must happen in any case."""
@@ -99,6 +102,7 @@ class Stack:
     ) -> None:
         keys = create_new_key_pair(identity.seed)
         self.swarm = GuardedSwarm(keys, profile, owner, traffic)
+        self._owner = owner
         self._announce = [Multiaddr(address) for address in announce]
         self._circuits: Callable[[], list[str]] = list  # none yet: the host asks while it is made
         self._expanded: dict[tuple[Multiaddr, ...], list[Multiaddr]] = {}
@@ -191,7 +195,7 @@ class Stack:
         return self._told(listening) + relayed
 
     def _told(self, listening: list[Multiaddr]) -> list[Multiaddr]:
-        """The announced addresses, else 0.0.0.0 replaced by each real IP."""
+        """The announced addresses, else the router's and 0.0.0.0 replaced by each real IP."""
         if self._announce:
             return self._announce
         key = tuple(listening)
@@ -199,7 +203,8 @@ class Stack:
             found = [a for one in listening for a in get_thin_waist_addresses(one)]
             public = [a for a in found if not addresses.is_loopback(str(a))]
             self._expanded = {key: public or found}
-        return self._expanded[key]
+        mapped = [Multiaddr(address) for address in self._owner.mapped_addresses()]
+        return mapped + self._expanded[key]
 
 
 def _check_free(address: str) -> None:

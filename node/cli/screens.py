@@ -39,6 +39,9 @@ def print_status(view: StatusView, *, with_waits: bool) -> None:
     if network.reachability != "unknown":
         evidence = clean(network.reachability_evidence)
         print(f"  {clean(network.reachability)}: {evidence}; {network.reachability_consequence}")
+    for name, told in (("upnp", network.upnp), ("mdns", network.mdns)):
+        if told not in ("", "off"):
+            print(f"  {name}: {clean(told)}")
     if view.state != "ok":
         print(f"  {styled(view.state, 'yellow')}")
     for run in view.runs:

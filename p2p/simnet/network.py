@@ -95,6 +95,14 @@ class SimNetwork:
         kind = Kind.PUBLIC if self.host.is_public else Kind.OUTBOUND
         return Reachability(kind, "so the world was made")
 
+    @property
+    def port_mapping(self) -> str:
+        return "off"
+
+    @property
+    def local_discovery(self) -> str:
+        return "off"
+
     def listen_addresses(self) -> tuple[str, ...]:
         return (f"{self.host.address}/p2p/{peerid.to_text(self.peer)}",)
 

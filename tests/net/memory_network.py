@@ -137,6 +137,14 @@ class MemoryNetwork:
     def reachability(self) -> Reachability:
         return Reachability(Kind.LOCAL, "it is in memory")
 
+    @property
+    def port_mapping(self) -> str:
+        return "off"
+
+    @property
+    def local_discovery(self) -> str:
+        return "off"
+
     def listen_addresses(self) -> tuple[str, ...]:
         return ()
 

@@ -42,6 +42,22 @@ def test_flags_go_before_environment_before_file_before_defaults(paths: Paths) -
     assert set(config.origins) == set(SETTINGS)
 
 
+@pytest.mark.parametrize("setting", ["mdns", "upnp"])
+def test_nothing_is_spoken_to_the_local_network_unasked(paths: Paths, setting: str) -> None:
+    def found(**flags: object) -> tuple[bool, str]:
+        config = load_config(paths, flags, {})
+        return getattr(config, setting), config.origins[setting]
+
+    here = ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"]
+    assert found() == found(profile=None) == (True, "profile home")
+    assert found(profile="lowpower") == (True, "profile lowpower")
+    assert found(profile="server") == (False, "profile server")
+    assert found(listen=here) == (False, "listen: this machine only")
+    assert found(listen=here, **{setting: True}) == (True, f"--{setting}")
+    paths.config.write_text(f"{setting} = false")
+    assert found() == (False, str(paths.config))
+
+
 def test_lists_are_separated_by_commas_in_the_environment(paths: Paths) -> None:
     environ = {"PRIMED_LISTEN": "/ip4/127.0.0.1/tcp/0,/ip6/::1/tcp/0", "PRIMED_BOOTSTRAP": ""}
     config = load_config(paths, {"roles": ["worker"]}, environ)

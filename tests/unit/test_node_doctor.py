@@ -234,6 +234,32 @@ def test_reachability_is_what_others_did(
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "role", "result"),
+    [
+        ("public", "worker", "ok"),
+        ("upnp", "learner", "ok"),
+        ("outbound", "learner", "warn"),
+        ("outbound", "worker", "ok"),
+    ],
+)
+def test_what_was_measured_goes_before_what_happened(
+    tmp_path: Path, kind: str, role: str, result: str
+) -> None:
+    status = msgspec.structs.replace(
+        status_of(
+            reachability=kind,
+            reachability_evidence="as two peers saw",
+            upnp="the router 192.0.2.1 is of no use: it said no",
+        ),
+        roles=(RoleView(role=role, run="", state=""),),
+    )
+    peers = (peer_of(direction="out", addresses=("/ip4/198.51.100.1/tcp/1",)),)
+    found = only(reachability.check(context_of(tmp_path, status=status, peers=peers)))
+    assert found.result == result
+    assert "as two peers saw" in found.evidence and "it said no" in found.evidence
+
+
 def test_bandwidth_is_what_was_measured(tmp_path: Path) -> None:
     assert only(bandwidth.check(context_of(tmp_path, status=status_of()))).result == "skip"
     status = status_of(peak_received_bytes_s=2.5e6, peak_sent_bytes_s=125_000.0)
