@@ -184,7 +184,8 @@ class PayloadStore:
             try:
                 os.posix_fallocate(file.fileno(), 0, payload.size_bytes)
             except OSError:
-                part.unlink()  # else what room there is stays taken
+                for path in (part, paths):  # else what room there is stays taken
+                    path.unlink()
                 raise
         return Bitmap(payload.leaves)
 

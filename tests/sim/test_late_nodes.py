@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import trio
 
+from primed.node.gauges import keep_gauges
 from primed.node.participation import Participation
+from primed.node.shown import Shown
 from primed.p2p.simnet import Access, run
+from primed.protocols.shardcast.bitmap import Bitmap
 from primed.verify.runspec import Role
+from primed.verify.statements import Payload
 
 from .cast import Member, identity_of
 from .plan import Plan
@@ -94,6 +100,53 @@ class Joining(Told):
 
 def test_a_worker_that_joins_mid_run_generates_after_one_snapshot_and_one_delta() -> None:
     play(Joining, plan_with("worker", late_s=25.0))
+
+
+class DiskFull(Told):
+    """A late worker without room for the snapshot, until somebody makes some."""
+
+    async def tell(self) -> None:
+        daemon = self.daemons[self.plan.cast[-1].name]
+        late = await self.until_in(daemon.member.name)
+        store = late.shardcast._store
+        works = store.open
+
+        def full(payload: Payload) -> Bitmap:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        store.open = full  # type: ignore[method-assign]
+        services, joining = daemon.services, daemon.joining
+        assert services is not None and joining is not None
+        while "disk" not in [problem.name for problem in services.problems.views()]:
+            await trio.sleep(0.1)
+        shown = Shown(services, joining, trio.Event())
+        (view,) = (await shown.runs()).runs
+        (transfer,) = view.transfers
+        assert transfer.name.startswith("snapshot of step") and transfer.left_s is None
+        assert transfer.reason.startswith("disk: [Errno 28] No space left")
+        with trio.move_on_after(1.0):
+            await keep_gauges(services, shown)
+        store.open = works  # type: ignore[method-assign]
+        await self.until_state(late, "generating")
+        with trio.move_on_after(1.0):
+            await keep_gauges(services, shown)
+        metrics = services.metrics.text().decode()
+        received = (
+            r'primed_payload_bytes_total\{direction="received",lane="streams",run="simulated"\} '
+        )
+        for line in (
+            'primed_payload_stalls_total{reason="disk",run="simulated"}',
+            'primed_payloads_total{outcome="complete",run="simulated"}',
+            'primed_payload_seconds_count{run="simulated"}',
+            'primed_payload_completion{run="simulated"} 1.0',
+            'primed_payload_amplification{run="simulated"} 1.',
+        ):
+            assert line in metrics
+        assert re.search(received + r"[1-9]", metrics)
+
+
+def test_scenario_12_a_payload_without_room_makes_the_state_degraded_and_comes_later() -> None:
+    play(DiskFull, plan_with("worker", late_s=15.0))
 
 
 class ChangingOver(Told):

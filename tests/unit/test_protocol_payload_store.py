@@ -17,6 +17,8 @@ from primed.protocols.shardcast.bitmap import Bitmap
 from primed.protocols.shardcast.store import PayloadStore, fits, leaf_bytes_for
 from primed.verify.statements import Payload
 
+from .small_disk import run_on_small_disk
+
 MIB = 1 << 20
 
 
@@ -147,6 +149,70 @@ def test_scenario_1_kill_9_at_any_point_loses_nothing_that_was_written(tmp_path:
     subprocess.run([sys.executable, "-c", WRITER, str(tmp_path)], check=True, capture_output=True)
     path = PayloadStore(tmp_path / "b").path(payload)
     assert path is not None and path.read_bytes() == file.read_bytes()
+
+
+FULL = """
+import errno, random, shutil, sys, tempfile
+from pathlib import Path
+from primed.protocols.shardcast.store import PayloadStore
+
+MIB = 1 << 20
+disk, elsewhere = Path(sys.argv[1]), Path(tempfile.mkdtemp())
+source, target = PayloadStore(elsewhere / "a"), PayloadStore(disk / "b")
+
+
+def payload_of(size_bytes):
+    (elsewhere / "file").write_bytes(random.Random(size_bytes).randbytes(size_bytes))
+    payload = source.import_file(elsewhere / "file")
+    (elsewhere / "file").unlink()
+    return payload
+
+
+def full(function, *arguments):
+    try:
+        function(*arguments)
+    except OSError as error:
+        return error.errno == errno.ENOSPC
+
+
+def copy(payload):
+    have = target.open(payload)
+    for index in range(payload.leaves):
+        if index not in have:
+            target.write_leaf(payload, index, *source.read_leaf(payload, index))
+    return target.finish(payload)
+
+
+def is_whole(payload):
+    return target.path(payload).read_bytes() == source.path(payload).read_bytes()
+
+
+old, huge, new = payload_of(MIB), payload_of(9 * MIB), payload_of(2 * MIB)
+copy(old)
+free = shutil.disk_usage(disk).free
+print(full(target.open, huge), shutil.disk_usage(disk).free >= free - 4096)
+target.open(new)
+ballast = (disk / "ballast").open("wb", buffering=0)
+full(lambda: [ballast.write(bytes(4096)) for _ in range(4096)])
+print(full(copy, new), is_whole(old), target.path(new))
+(disk / "ballast").unlink()
+ballast.close()
+copy(new)
+print(is_whole(old), is_whole(new), sorted(path.suffix for path in (disk / "b").iterdir()))
+shutil.rmtree(elsewhere)
+"""
+
+
+def test_scenario_12_a_disk_that_is_really_full_costs_nothing_that_was_there(
+    tmp_path: Path,
+) -> None:
+    """A payload that does not fit gives its room back; one that ran out of it goes on later."""
+    out = run_on_small_disk(tmp_path / "disk", FULL, mib=5)
+    assert out.splitlines() == [
+        "True True",
+        "True True None",
+        "True True ['', '', '.paths', '.paths']",
+    ]
 
 
 @given(st.integers(1, 70), st.binary(max_size=12))
