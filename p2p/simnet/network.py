@@ -124,6 +124,7 @@ class SimNetwork:
                 connected_s=now - connection.since_s,
                 score=self.scores.score(peer, now),
                 topics=self.gossip.topics_of(peer),
+                relayed=connection.via is not None,
             )
             for peer, connection in self._connections.items()
         ]

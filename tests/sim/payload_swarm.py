@@ -6,6 +6,7 @@ import random
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 import trio
 
@@ -22,19 +23,29 @@ from .cast import identity_of
 
 RUN = bytes(32)
 KIB, MIB = 1024, 1 << 20
+Place = Literal["public", "hidden", "relay"]
 LINE = Access(latency_s=0.02, bytes_per_s=1_000_000.0)
 
 
 class Node:
     """A machine. `lives`: how often its process was started."""
 
-    def __init__(self, swarm: PayloadSwarm, number: int, access: Access) -> None:
+    def __init__(self, swarm: PayloadSwarm, number: int, access: Access, place: Place) -> None:
         self.swarm = swarm
         self.identity: Identity = identity_of(1, number)
         self.peer = self.identity.peer
         self.folder = swarm.folder / str(number)
         address = f"/ip4/10.0.{number}.1/tcp/4101"
-        self.host = swarm.world.add(Host(f"n{number}", self.peer, address, access))
+        self.host = swarm.world.add(
+            Host(
+                f"n{number}",
+                self.peer,
+                address,
+                access,
+                is_public=place != "hidden",
+                is_relay=place == "relay",
+            )
+        )
         self.news: list[News] = []
         self.lives = 0
         self._scope = trio.CancelScope()
@@ -96,9 +107,13 @@ class PayloadSwarm:
         self.nursery: trio.Nursery
 
     def add(
-        self, count: int = 1, access: Access = LINE, misbehave: Callable[[Node], None] | None = None
+        self,
+        count: int = 1,
+        access: Access = LINE,
+        misbehave: Callable[[Node], None] | None = None,
+        place: Place = "public",
     ) -> list[Node]:
-        added = [Node(self, len(self.nodes) + each, access) for each in range(count)]
+        added = [Node(self, len(self.nodes) + each, access, place) for each in range(count)]
         for node in added:
             self.nodes.append(node)
             self.nursery.start_soon(node.live, misbehave or (lambda node: None))

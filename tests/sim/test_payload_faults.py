@@ -14,14 +14,14 @@ import trio
 from primed.p2p.errors import HIGH, MID
 from primed.p2p.network import Stream
 from primed.p2p.simnet import Access
-from primed.protocols.rpc import Attachment
+from primed.protocols.rpc import Attachment, Refused
 from primed.protocols.server import Reply, Server
 from primed.protocols.shardcast import PROTOCOL
 from primed.protocols.shardcast import messages as wire
 from primed.protocols.shardcast.bitmap import Bitmap
 from primed.verify.statements import Payload
 
-from .payload_swarm import KIB, LINE, MIB, Node, PayloadSwarm, play
+from .payload_swarm import KIB, LINE, MIB, RUN, Node, PayloadSwarm, play
 
 
 def test_a_tenth_of_the_nodes_killed_half_way() -> None:
@@ -201,6 +201,33 @@ def test_scenario_6_damaged_lines_cost_connections_and_no_false_bit_is_kept() ->
         await swarm.until(lambda: receiver.has(payload))
         assert any("damaged record" in line for line in swarm.world.trace.lines())
         assert not swarm.world.penalties  # the wire's fault
+
+    play(tell)
+
+
+def test_scenario_24_nothing_large_goes_over_a_relay() -> None:
+    """Two nodes behind NAT reach each other by a relay, and get the payload from public ones."""
+
+    async def tell(swarm: PayloadSwarm) -> None:
+        relay, public = *swarm.add(place="relay"), *swarm.add()
+        origin, receiver = swarm.add(2, place="hidden")
+        await swarm.until(lambda: all(node.is_up for node in swarm.nodes))
+        await swarm.until(lambda: len(receiver.network.connected()) == 3)
+        [between] = [i for i in receiver.network.peers() if i.peer == origin.peer]
+        assert between.relayed
+        payload = await swarm.make(origin)
+        swarm.expect(payload, [receiver])
+        await trio.sleep(20)
+        assert receiver.share(payload) == 0  # of those that it may ask nobody has it
+        refusal = None
+        try:
+            await receiver.cast._talk.request(origin.peer, wire.GetLeaves(RUN, payload, (0,)))
+        except Refused as error:
+            refusal = error
+        assert refusal is not None and refusal.code == "denied"
+        swarm.expect(payload, [relay, public])
+        await swarm.until(lambda: all(n.has(payload) for n in (relay, public, receiver)))
+        assert origin.cast.carried()["streams", "sent"] < 2.2 * payload.size_bytes
 
     play(tell)
 
