@@ -19,6 +19,7 @@ import trio
 from primed.node.disk import is_disk_full
 from primed.node.ledger import LedgerKeeper
 from primed.node.own_batches import OwnBatches
+from primed.node.pace import Pace
 from primed.node.policies import Policies
 from primed.node.services import Services
 from primed.node.tallies import Tallies
@@ -71,6 +72,7 @@ class Participation:
         self.lineages = Lineages(run)
         self.cases = Cases(run)
         self.own = OwnBatches(run, self.me, services.store)
+        self.pace = Pace(run, self.me)
         self.tallies = Tallies()
         self.tasks: list[RoleTask] = []
         self.is_spent = False  # it was served: serve a new one
@@ -157,6 +159,7 @@ class Participation:
         self.cases.observe(entry, trio.current_time())
         self.ledger.observe(entry)
         self.own.observe(entry)
+        self.pace.observe(entry, trio.current_time())
         if isinstance(body, Joined):
             self.joined[entry.author] = body.roles
         elif isinstance(body, Verdict):
@@ -218,15 +221,8 @@ class Participation:
         )
 
     def window(self) -> int:
-        """How many unused batches a worker has under way: half of what the staleness bound
-        allows the swarm, shared among the workers at work (docs/decisions/0004)."""
-        parameters = self.run.spec.parameters
-        workers = sum(
-            "worker" in roles and not self.cases.is_excluded(peer)
-            for peer, roles in self.joined.items()
-        )
-        allowed = parameters.max_staleness * parameters.batches_per_step
-        return max(1, allowed // (2 * max(1, workers)))
+        """How many unused batches this worker may have under way."""
+        return self.pace.window(self.cases.is_excluded, trio.current_time())
 
     def is_finished(self) -> bool:
         """Whether every lineage has made the run's last step."""

@@ -1,11 +1,13 @@
 """The learner's own checks 1 to 5 of each batch of its lineage, and what it refuses.
 
 A batch that fails, names wrong versions, copies another, cannot be had or has become stale is
-refused with a signed reason as soon as that is known; the rest may be trained on.
+refused with a signed reason as soon as that is known; the rest may be trained on. Each has its own
+task, so that holders who do not give one batch hold up no other.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import structlog
@@ -22,6 +24,7 @@ from primed.verify.statements import Rejected
 INSPECT_S = 120.0
 FETCH_S = 30.0  # to get a batch from its holders, and for manifests that it names
 RETRY_S = 0.5
+AT_ONCE = 8  # batches fetched or inspected at a time; those that wait for another try do not count
 _log = structlog.get_logger("primed.inspections")
 
 
@@ -30,14 +33,17 @@ class Inspections:
         self._part = part
         self._child = child
         self._waiting: list[Case] = []
+        self._open: set[bytes] = set()  # commitments waiting or being inspected
+        self._at_once = trio.CapacityLimiter(AT_ONCE)
         self._passed: dict[bytes, Path] = {}  # commitment -> the batch's file
         self._refused: set[bytes] = set()
         part.on_case(self._note)
 
     def _note(self, case: Case) -> None:
-        known = case.commitment in self._passed or case.commitment in self._refused
-        is_new = not known and case.state not in OVER and case not in self._waiting
-        if case.body.learner == self._part.me and is_new:
+        commitment = case.commitment
+        is_known = any(commitment in each for each in (self._open, self._passed, self._refused))
+        if case.body.learner == self._part.me and not is_known and _is_wanted(case):
+            self._open.add(commitment)
             self._waiting.append(case)
         if case.used_by or case.state in OVER:  # its file may be deleted
             self._passed.pop(case.commitment, None)
@@ -47,14 +53,16 @@ class Inspections:
         return self._passed.get(commitment)
 
     async def run(self) -> None:
-        while True:
-            await self._part.changes.until(
-                lambda: self._waiting or None, "batches to inspect", "workers' commitments", 3600.0
-            )
-            while self._waiting:
-                case = self._waiting.pop(0)
-                if case.state not in OVER and not case.used_by:
-                    await self._inspect(case)
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._part.changes.until(
+                    lambda: self._waiting or None,
+                    "batches to inspect",
+                    "workers' commitments",
+                    3600.0,
+                )
+                while self._waiting:
+                    nursery.start_soon(self._inspect, self._waiting.pop(0))
 
     async def refuse_stale(self) -> None:
         """Refuse what has become older than the run allows."""
@@ -76,22 +84,38 @@ class Inspections:
         )
 
     async def _inspect(self, case: Case) -> None:
-        give_up = trio.current_time() + FETCH_S
-        while True:
-            try:
-                fault = self._part.version_fault(case)
-                if fault:
-                    return await self.refuse(case, "version", fault)
-                if fault is not None:
-                    return await self._inspect_file(case, await fetch_batch(self._part, case))
-                missing = "a manifest that the commitment names has not arrived"
-            except RemoteError as error:
-                missing = error.reason
-            except ChildFailed as error:
-                missing = str(error)
-            if trio.current_time() > give_up:
-                return await self.refuse(case, "unavailable", missing)
-            await trio.sleep(RETRY_S)
+        """Until it passed, was refused, or is not wanted any more."""
+        give_up = math.inf
+        try:
+            while _is_wanted(case):
+                async with self._at_once:
+                    give_up = min(give_up, trio.current_time() + FETCH_S)
+                    missing = await self._try(case)
+                if missing is None:
+                    return
+                if missing and trio.current_time() > give_up:
+                    return await self.refuse(case, "unavailable", missing)
+                await trio.sleep(RETRY_S)
+        finally:
+            self._open.discard(case.commitment)
+
+    async def _try(self, case: Case) -> str | None:
+        """None when the batch has passed or was refused, else what others did not give: "" when it
+        was this node's own child that failed, for which no worker answers."""
+        fault = self._part.version_fault(case)
+        if fault is None:
+            return "a manifest that the commitment names has not arrived"
+        try:
+            if fault:
+                await self.refuse(case, "version", fault)
+            else:
+                await self._inspect_file(case, await fetch_batch(self._part, case))
+        except RemoteError as error:
+            return error.reason
+        except ChildFailed as error:
+            _log.info("not inspected", counter=case.body.counter, reason=str(error))
+            return ""
+        return None
 
     async def _inspect_file(self, case: Case, path: Path) -> None:
         inspected = await self._child.ask(
@@ -108,3 +132,7 @@ class Inspections:
             return await self.refuse(case, "duplicate", detail)
         self._passed[case.commitment] = path
         self._part.changes.notify()
+
+
+def _is_wanted(case: Case) -> bool:
+    return case.state not in OVER and not case.used_by

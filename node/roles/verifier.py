@@ -2,10 +2,14 @@
 
 The draw is a VRF over what the worker could not choose, so nobody knows in advance whom a batch
 meets. A claim is stated before the work and found again in the node's own events after a crash:
-every open claim of ours without a verdict is work to do.
+every open claim of ours without a verdict is work to do. Each has its own task, so that a batch that
+nobody gives holds up no other: one after the other, verifiers that fell behind never caught up,
+because holders drop what is over.
 """
 
 from __future__ import annotations
+
+import math
 
 import msgspec
 import structlog
@@ -29,6 +33,7 @@ from primed.verify.statements import Verdict
 
 CHECK_S = 600.0
 RETRY_S = 0.5
+AT_ONCE = 8  # batches fetched or checked at a time; those that wait for another try do not count
 _log = structlog.get_logger("primed.verifier")
 
 
@@ -40,15 +45,16 @@ class Verifier:
         self._part = part
         self._child = child
         self._seed = seed
-        self._state = "idle"
-        self._reason = ""
+        self._checking: dict[bytes, str] = {}  # commitment -> how it stands
+        self._at_once = trio.CapacityLimiter(AT_ONCE)
         self._undrawn: list[bytes] = []  # commitments whose draw is to be made
         part.on_case(self._note)
 
     def view(self) -> RoleView:
-        return RoleView(
-            role=self.name, run=self._part.run.run_id.hex(), state=self._state, reason=self._reason
-        )
+        state, reason = "idle", "no open commitment has drawn this node"
+        if self._checking:
+            state, reason = "checking", "; ".join(list(self._checking.values())[:AT_ONCE])
+        return RoleView(role=self.name, run=self._part.run.run_id.hex(), state=state, reason=reason)
 
     def _note(self, case: Case) -> None:
         if self._part.cases.duty(case.commitment, self._part.me) is not None:
@@ -59,15 +65,20 @@ class Verifier:
             nursery.start_soon(self._follow_policies)
             nursery.start_soon(self._draw)
             while True:
-                self._state, self._reason = "idle", "no open commitment has drawn this node"
                 claimed = await self._part.changes.until(
-                    lambda: self._part.cases.unfinished(self._part.me) or None,
+                    self._claimed,
                     "a batch to check",
                     "a commitment that draws this verifier",
                     3600.0,
                 )
-                if claimed:
-                    await self._serve(claimed[0])
+                for case in claimed or ():
+                    self._checking[case.commitment] = f"batch {case.body.counter}"
+                    nursery.start_soon(self._serve, case)
+
+    def _claimed(self) -> list[Case] | None:
+        """Claims of ours that nobody works on yet."""
+        unfinished = self._part.cases.unfinished(self._part.me)
+        return [case for case in unfinished if case.commitment not in self._checking] or None
 
     async def _draw(self) -> None:
         """Claim what draws this verifier, as soon as its commitment can be drawn."""
@@ -107,20 +118,27 @@ class Verifier:
 
     async def _serve(self, case: Case) -> None:
         """Check until there is a verdict or the case has ended without us."""
-        self._state, self._reason = "checking", f"batch {case.body.counter}"
-        parameters = self._part.run.spec.parameters
-        give_up = trio.current_time() + 0.8 * parameters.verdict_s
-        while case.is_up_for_judgement:
-            try:
-                checked = await self._checked(case)
-            except (RemoteError, PolicyUnavailable, ChildFailed) as error:
-                if trio.current_time() < give_up:
-                    self._reason = f"batch {case.body.counter}: {error}"
-                    await trio.sleep(RETRY_S)
-                    continue
-                checked = _cannot_check(error)
-            await self._state_verdict(case, checked)
-            return
+        give_up, verdict_s = math.inf, self._part.run.spec.parameters.verdict_s
+        try:
+            while case.is_up_for_judgement:
+                async with self._at_once:
+                    give_up = min(give_up, trio.current_time() + 0.8 * verdict_s)
+                    checked = await self._tried(case, give_up)
+                if checked is not None:
+                    return await self._state_verdict(case, checked)
+                await trio.sleep(RETRY_S)
+        finally:
+            del self._checking[case.commitment]
+
+    async def _tried(self, case: Case, give_up: float) -> Checked | None:
+        """None: try again later."""
+        try:
+            return await self._checked(case)
+        except (RemoteError, PolicyUnavailable, ChildFailed) as error:
+            if trio.current_time() >= give_up:
+                return _cannot_check(error)
+            self._checking[case.commitment] = f"batch {case.body.counter}: {error}"
+            return None
 
     async def _checked(self, case: Case) -> Checked:
         part = self._part

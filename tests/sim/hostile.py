@@ -40,6 +40,7 @@ from .cast import Vice
 from .children import Conduct
 from .daemon import SimDaemon
 
+SPREAD, SPREAD_EVERY_S = 12, 5.0  # a partition may keep the first from everybody
 PROTOCOLS = (hello.PROTOCOL, events.PROTOCOL, shardcast.PROTOCOL, rollouts.PROTOCOL)
 Task = Callable[[SimDaemon], Awaitable[None]]
 
@@ -56,8 +57,8 @@ class Loot:
 
     def copy(self, own: Batch) -> Batch:
         """Another worker's batch instead of the own one, disguised better and better."""
-        if not self.batches:
-            return own
+        if not self.batches:  # nothing to steal yet: its own answers to other questions
+            return _changed_places(own)
         stolen = self.batches[-1]
         if own.counter % 3 == 0:
             return stolen
@@ -68,6 +69,13 @@ class Loot:
             for group, other in zip(own.groups, stolen.groups, strict=True)
         )
         return msgspec.structs.replace(own, groups=groups)
+
+
+def _changed_places(batch: Batch) -> Batch:
+    groups = tuple(
+        msgspec.structs.replace(group, rollouts=group.rollouts[::-1]) for group in batch.groups
+    )
+    return msgspec.structs.replace(batch, groups=groups)
 
 
 def conduct_of(vice: Vice, death: float, loot: Loot) -> Conduct:
@@ -120,7 +128,9 @@ async def _equivocate(daemon: SimDaemon, run_id: bytes, rng: random.Random) -> N
             body = msgspec.msgpack.decode(first.event, type=Event)
             second = msgspec.structs.replace(body, body=Skipped(10**6 + len(before), "another"))
             daemon.world.trace.note(daemon.member.name, "equivocates", head.seq)
-            await daemon.network.publish(events_topic(run_id), _signed(daemon, second))
+            for _ in range(SPREAD):
+                await daemon.network.publish(events_topic(run_id), _signed(daemon, second))
+                await trio.sleep(SPREAD_EVERY_S)
             return
         await trio.sleep(1.0)
 

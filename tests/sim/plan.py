@@ -58,7 +58,7 @@ class Plan:
 
 
 def plan_of(seed: int, nodes: int) -> Plan:
-    """What happens in this seed. At least 8 nodes."""
+    """What happens in this seed. At least 10 nodes."""
     rng = random.Random(f"plan {seed}")
     cast = [
         Member(f"n{number:02}", identity_of(seed, number), role, _access(rng))
