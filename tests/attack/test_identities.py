@@ -29,6 +29,7 @@ from ..net.hosts import LOCAL, Inbox, ask, free_port, new_network, started, unti
 
 pytestmark = pytest.mark.trio
 SMALL = limits.Profile(connections=24, target_peers=6)
+HUB = replace(SMALL, connections=40)  # the bootstrap peer has room for all honest ones
 DEADLINE_S = 10.0  # for a message to be everywhere
 
 
@@ -308,7 +309,7 @@ def mean_score(honest: list[Libp2pNetwork], sybils: Sybils) -> float:
 
 async def besieged(moment: str, honest_count: int, sybil_count: int, messages: int) -> Outcome:
     rng = random.Random(26)
-    honest = [new_network(profile=SMALL) for _ in range(honest_count)]
+    honest = [new_network(profile=HUB if not n else SMALL) for n in range(honest_count)]
     time = LoopTime()
     arrivals = Arrivals(honest, time)
     sybils = Sybils(sybil_count, 4, rng)
@@ -354,7 +355,7 @@ async def gather(
             await sybils.run(stack, bootstrap, number * share, (number + 1) * share)
             await sybils.connect_to([hub, network])
     if moment == "flash":  # all is well, they join, behave, and turn bad together
-        await until(lambda: all(len(connected(n)) >= 3 for n in honest), 120)
+        await until(lambda: all(len(connected(n)) >= 3 for n in honest), 240)
         await sybils.run(stack, bootstrap, 0, count)
 
 
