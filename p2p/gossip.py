@@ -95,6 +95,7 @@ class Gossip(Pubsub):
         self._penalise = penalise
         self._traffic = traffic
         self._uploads = uploads
+        self._buckets: OrderedDict[ID, TokenBucket] = OrderedDict()
         self._turn = trio.Lock()  # to take from the upload allowance
 
     # --- our own topics and messages
@@ -137,13 +138,10 @@ class Gossip(Pubsub):
     async def continuously_read_stream(self, stream: INetStream) -> None:
         peer_id = stream.muxed_conn.peer_id
         reader = _RpcReader(stream)
-        now_s = trio.current_time()
-        bucket = TokenBucket(limits.GOSSIP_RPCS_BURST, limits.GOSSIP_RPCS_PER_S, now_s)
         while self.manager.is_running:
             rpc = rpc_pb2.RPC()
             rpc.ParseFromString(await reader.next())
-            if wait_s := bucket.delay(trio.current_time(), _cost(rpc)):
-                await trio.sleep(wait_s)
+            await self._pace(peer_id, _cost(rpc))
             for message in rpc.publish:
                 await self.push_msg(peer_id, message)
             if len(rpc.subscriptions) > limits.GOSSIP_TOPICS_PER_PEER:
@@ -153,6 +151,18 @@ class Gossip(Pubsub):
                     self._note_subscription(peer_id, subscription)
             if rpc.HasField("control"):
                 await self.router.handle_rpc(rpc, peer_id)
+
+    async def _pace(self, peer_id: ID, cost: float) -> None:
+        """One bucket a peer, however many streams it has, and after it came back."""
+        now_s = trio.current_time()
+        bucket = self._buckets.pop(peer_id, None)
+        if bucket is None:
+            bucket = TokenBucket(limits.GOSSIP_RPCS_BURST, limits.GOSSIP_RPCS_PER_S, now_s)
+        self._buckets[peer_id] = bucket
+        if len(self._buckets) > limits.PEERS_KNOWN:
+            self._buckets.popitem(last=False)
+        if wait_s := bucket.delay(now_s, cost):
+            await trio.sleep(wait_s)
 
     def _note_subscription(self, peer_id: ID, subscription: rpc_pb2.RPC.SubOpts) -> None:
         topic, held = subscription.topicid, self._peer_subscription_count.get(peer_id, 0)
