@@ -1,8 +1,9 @@
 """Lanes: gets leaves from a peer by the best way there is.
 
-The bulk lane, where the network has one, it works with this peer and the peer is fast or not known
-yet; else, and for small payloads, libp2p streams: a conversation costs the CPU time of a megabyte on
-streams. Chosen anew for each request; `Network.peers()` shows where the bulk lane would work.
+The bulk lane, where the network has one, it works with this peer and the peer has shown that it is
+fast; else, and for small payloads, libp2p streams: a conversation costs the CPU time of a megabyte on
+streams, and several round trips before its first leaf. Chosen anew for each request;
+`Network.peers()` shows where the bulk lane would work.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class Lanes:
     def _has_bulk(self, peer: PeerId) -> bool:
         if self._nursery is None or self._network.bulk is None:
             return False
-        if self._rates.get(peer, BULK_FROM_BYTES_PER_S) < BULK_FROM_BYTES_PER_S:
+        if self._rates.get(peer, 0.0) < BULK_FROM_BYTES_PER_S:
             return False
         if self._refused_until.get(peer, 0.0) > trio.current_time():
             return False
