@@ -47,10 +47,9 @@ class Room:
                 raise BadInput("the snapshot does not have the version's weights digest")
             weights.write(out, tensors)
         elif request.base_path is not None and request.delta_path is not None:
-            base = Path(request.base_path)
-            weights.load(base, self._shapes)
-            deltas.apply(base, Path(request.delta_path), out, request.weights)
-            self._refuse_unfit(out)
+            base, delta = Path(request.base_path), Path(request.delta_path)
+            deltas.apply(base, delta, out, request.weights)
+            self._refuse_unfit(out)  # and with it a base that is: both have the same tensors
         else:
             raise BadInput("neither a snapshot nor a base and a delta is given")
         return Materialised(request.id, request.version, str(out), time.monotonic() - began)
