@@ -63,6 +63,7 @@ class Joining:
         self._session = session
         self._doubles = doubles
         self._children: dict[str, Child] = {}
+        self._turn = trio.Lock()  # a run is joined once, whoever asks for it meanwhile
         self._asked: set[bytes] = set()  # run ids whose RunSpec was asked for
         self._published: set[bytes] = set()  # by this daemon, since it was started
         self.hello = Hello(
@@ -182,15 +183,17 @@ class Joining:
         run = self.known.get(run_id) or await self._find_spec(run_id, addresses)
         await self._check_environments(run)
         wanted = self.roles_for(run, roles)
-        if run_id in self.parts:
-            if roles and set(self.parts[run_id].roles) != set(wanted):
-                held = ", ".join(self.parts[run_id].roles)
-                raise UserError(f"the run is joined already as {held}", "restart to change roles")
-            return run
-        await self._remember(run)
-        runs = self._services.store.runs
-        await on_disk(runs.join, run_id, roles or ("auto",), self._services.wall_clock())
-        self._start(run, wanted)
+        async with self._turn:
+            if run_id in self.parts:
+                if roles and set(self.parts[run_id].roles) != set(wanted):
+                    held = ", ".join(self.parts[run_id].roles)
+                    text = f"the run is joined already as {held}"
+                    raise UserError(text, "restart to change roles")
+                return run
+            await self._remember(run)
+            runs = self._services.store.runs
+            await on_disk(runs.join, run_id, roles or ("auto",), self._services.wall_clock())
+            self._start(run, wanted)
         return run
 
     async def _find_spec(self, run_id: bytes, addresses: tuple[str, ...]) -> Run:

@@ -15,7 +15,7 @@ from primed.node.participation import Participation
 from primed.node.shown import Shown
 from primed.p2p.simnet import Access, run
 from primed.protocols.shardcast.bitmap import Bitmap
-from primed.verify.runspec import Role
+from primed.verify.runspec import Role, Run
 from primed.verify.statements import Payload
 
 from .cast import Member, identity_of
@@ -100,6 +100,34 @@ class Joining(Told):
 
 def test_a_worker_that_joins_mid_run_generates_after_one_snapshot_and_one_delta() -> None:
     play(Joining, plan_with("worker", late_s=25.0))
+
+
+class JoiningTwice(Told):
+    """By the invite that the daemon was started with, and by its user, who is impatient."""
+
+    async def tell(self) -> None:
+        daemon = self.daemons[self.plan.cast[-1].name]
+        while daemon.joining is None or not daemon.is_up:
+            await trio.sleep(0.001)
+        joining, starts = daemon.joining, daemon.joining._start
+        started: list[Run] = []
+
+        def start(run: Run, roles: tuple[Role, ...]) -> None:
+            started.append(run)
+            starts(run, roles)
+
+        joining._start = start  # type: ignore[method-assign]
+        joining.known[self.run.run_id] = self.run  # a peer has told it meanwhile
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(joining.join, self.run.run_id.hex(), ())
+        part = joining.parts[self.run.run_id]
+        await self.until_state(part, "generating")
+        assert started == [self.run] and not self.watch.contradictions
+
+
+def test_a_run_that_is_joined_several_times_at_once_is_joined_once() -> None:
+    play(JoiningTwice, plan_with("worker", late_s=5.0))
 
 
 class DiskFull(Told):
