@@ -40,7 +40,7 @@ def print_status(view: StatusView, *, with_waits: bool) -> None:
         evidence = clean(network.reachability_evidence)
         print(f"  {clean(network.reachability)}: {evidence}; {network.reachability_consequence}")
     for name, told in (("upnp", network.upnp), ("mdns", network.mdns)):
-        if told not in ("", "off"):
+        if told not in ("", "off") and name != network.reachability:
             print(f"  {name}: {clean(told)}")
     if view.state != "ok":
         print(f"  {styled(view.state, 'yellow')}")

@@ -49,7 +49,10 @@ def _unreached(status: StatusView, afar: int) -> CheckView:
 
 
 def _evidence(network: NetworkView) -> str:
-    return f"{network.reachability_evidence or 'nothing measured'}; upnp: {network.upnp or 'off'}"
+    measured = network.reachability_evidence or "nothing measured"
+    if network.reachability == "upnp":  # the evidence names the router
+        return measured
+    return f"{measured}; upnp: {network.upnp or 'off'}"
 
 
 def _is_here(addresses: tuple[str, ...]) -> bool:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import trio
 import zeroconf
-from zeroconf._protocol.outgoing import DNSOutgoing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zeroconf._protocol.outgoing import DNSOutgoing
 
 from primed.p2p import limits, peerid
 from primed.p2p.bookfile import BookFile

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @pytest.fixture(autouse=True)
 def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "UPNP_SEARCH_S", 0.5)
+    monkeypatch.setattr(limits, "UPNP_SEARCH_S", 0.4)
 
 
 @asynccontextmanager
