@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from primed.verify.lineage import Leg, Lineages
 from primed.verify.runspec import Run
 from primed.verify.statements import Entry, Manifest, Payload, version_of
@@ -137,6 +139,22 @@ def test_a_merged_delta_must_fit_the_versions_that_it_names() -> None:
     lineage.merge(0, 3, size_bytes=2 * STEP)
     assert lineage.seen.merged(v[3]) == [first]
     assert lineage.seen.newest(lineage.learner) == v[5]
+
+
+def test_a_version_with_an_absurd_payload_is_ignored() -> None:
+    lineage = Lineage()
+    good = lineage.seen.manifests[lineage.step()]
+    huge, after = payload(3 * SNAPSHOT, 7), lineage.versions[-1]
+    for change in (
+        {"delta": huge},
+        {"snapshot": huge},
+        {"delta": None},
+        {"step": 3},
+        {"kind": "anchor"},
+    ):
+        manifest = msgspec.structs.replace(good, **{"step": 2, "parents": (after,), **change})
+        assert lineage.tell(manifest) == []
+    assert lineage.seen.newest(lineage.learner) == after
 
 
 def test_a_merged_delta_may_come_before_the_version_it_leads_to() -> None:
