@@ -193,14 +193,17 @@ class Lineages:
         """The merged deltas that lead to a version, as far as they were stated."""
         return self._merged.get(version, ())
 
-    def unmerged(self, learner: bytes) -> tuple[bytes, bytes] | None:
+    def unmerged(
+        self, learner: bytes, without: Collection[bytes] = ()
+    ) -> tuple[bytes, bytes] | None:
         """(start, newest version) of a merged delta that the learner should state: from its newest
-        snapshot, and with several learners from the version that all lineages share."""
+        snapshot, and with several learners from the version that all lineages share. Not from the
+        starts in `without`."""
         newest, snapshot = self.newest(learner), self.newest_snapshot(learner)
         if newest is None or snapshot is None or self.base is None:
             return None
         starts = [snapshot] if len(self._learners) == 1 else [snapshot, self.base]
-        stated = {merged.parents[0] for merged in self.merged(newest)}
+        stated = {*without, *(merged.parents[0] for merged in self.merged(newest))}
         for start in starts:
             span = self.manifests[newest].step - self.manifests[start].step
             if span > 1 and start not in stated:

@@ -23,6 +23,7 @@ from primed.verify.statements import Manifest
 LOOK_AGAIN_S = 3600.0
 MERGE_S = 600.0
 RETRY_S = 2.0
+WORTH_SHARE = 0.25  # of a snapshot: a larger delta from version 0 is not stated any more
 _log = structlog.get_logger("primed.learner")
 
 
@@ -31,6 +32,7 @@ class Merging:
         self._part = part
         self._child = child
         self._folder = folder
+        self._outgrown: set[bytes] = set()  # starts from which a snapshot is the better way
 
     async def run(self) -> None:
         while True:
@@ -50,7 +52,13 @@ class Merging:
 
     def _missing(self) -> tuple[bytes, bytes] | None:
         """(version to start from, newest version) if a delta between them is missing."""
-        return self._part.lineages.unmerged(self._part.me)
+        return self._part.lineages.unmerged(self._part.me, self._outgrown)
+
+    def _is_outgrown(self, made: Merged) -> bool:
+        """Whether so much has changed since version 0 that a snapshot is not much larger."""
+        lineages = self._part.lineages
+        whole = lineages.manifests[lineages.base].snapshot if lineages.base else None
+        return whole is not None and made.delta_bytes > WORTH_SHARE * whole.size_bytes
 
     async def _merge(self, base: bytes, version: bytes) -> None:
         part, newest = self._part, self._part.lineages.manifests[version]
@@ -61,7 +69,11 @@ class Merging:
             new_path=str(await part.policies.ensure(version, self._child)),
             out_path=str(out),
         )
-        await self._child.ask(merge, Merged, timeout_s=MERGE_S, name="a merged delta")
+        made = await self._child.ask(merge, Merged, timeout_s=MERGE_S, name="a merged delta")
+        if base != part.lineages.newest_snapshot(part.me) and self._is_outgrown(made):
+            self._outgrown.add(base)
+            out.unlink(missing_ok=True)
+            return
         async with part.unnamed:
             merged = Manifest(
                 learner=part.me,

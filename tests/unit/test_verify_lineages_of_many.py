@@ -106,6 +106,11 @@ def test_a_node_changes_lineage_by_one_merged_delta_from_what_both_share() -> No
     assert leg.payload in [payload for manifest in kept for payload in manifest.payloads()]
     two.go_on("m")
     two.merge("m")
+    assert two.seen.unmerged(key("m").peer) is None
+    two.go_on("m")
+    assert two.seen.unmerged(key("m").peer) == (two.base, two.chains["m"][-1])
+    assert two.seen.unmerged(key("m").peer, without=[two.base]) is None  # 13 is one step from 12
+    two.merge("m")
     kept = two.seen.retained(key("m").peer, set(), 4)
     starts = [manifest.parents[0] for manifest in kept if manifest.kind == "merged"]
     assert starts.count(two.base) == 1  # only the newest from there
