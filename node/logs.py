@@ -12,7 +12,7 @@ import logging
 import logging.handlers
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -37,15 +37,16 @@ def logging_to(
     """Set logging up for this process while entered. `style` of the stream is "console" or "json";
     the file at `path` holds JSON and rotates by size. Yields what counts the lines left out."""
     stream = stream or sys.stderr
-    handlers: list[logging.Handler] = [logging.StreamHandler(stream)]
-    handlers[0].setFormatter(_formatter(style, has_colours=stream.isatty()))
+    limit = RateLimit()
+    console = _Console(stream)
+    console.setFormatter(_formatter(style, has_colours=stream.isatty()))
+    handlers: list[_Console | _File] = [console]
     if path is not None:
-        file = logging.handlers.RotatingFileHandler(
-            path, maxBytes=FILE_MAX_BYTES, backupCount=FILES
-        )
+        file = _File(path, maxBytes=FILE_MAX_BYTES, backupCount=FILES)
         file.setFormatter(_formatter("json", has_colours=False))
         handlers.append(file)
-    limit = RateLimit()
+    for handler in handlers:
+        handler.limit = limit
     root, ours = logging.getLogger(), logging.getLogger("primed")
     before = root.handlers[:], root.level, ours.level
     limited = _Limited(limit, handlers)
@@ -155,10 +156,28 @@ class RateLimit:
         return told
 
 
+class _Counting:
+    """A line that cannot be written, since the disk is full, is counted. `logging` would print a
+    traceback for each, with the line's values."""
+
+    limit: RateLimit
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self.limit.total_left_out += 1
+
+
+class _Console(_Counting, logging.StreamHandler[TextIO]):
+    pass
+
+
+class _File(_Counting, logging.handlers.RotatingFileHandler):
+    pass
+
+
 class _Limited(logging.Handler):
     """Passes records on to the real handlers within the rate limit."""
 
-    def __init__(self, limit: RateLimit, handlers: list[logging.Handler]) -> None:
+    def __init__(self, limit: RateLimit, handlers: Sequence[logging.Handler]) -> None:
         super().__init__()
         self._limit = limit
         self._handlers = handlers

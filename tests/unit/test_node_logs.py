@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,19 @@ def test_warnings_are_logged_and_all_is_put_back() -> None:
             warnings.warn("old", UserWarning, stacklevel=1)
     assert "UserWarning: old" in stream.getvalue()
     assert logging.getLogger().handlers == before
+
+
+def test_scenario_12_lines_that_cannot_be_written_are_counted(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A full disk: no traceback for each line, and no value of the line in it."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "w") as full:
+        with logging_to(None, level="info", style="json", stream=full) as limit:
+            for number in range(3):
+                structlog.get_logger("primed.test").info(f"line {number}", value="of the line")
+        assert limit.total_left_out == 3
+        with suppress(OSError):
+            full.close()
+    assert capfd.readouterr() == ("", "")
