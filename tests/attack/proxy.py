@@ -27,6 +27,7 @@ class Proxy:
         self.port = port
         self.fault: Fault = untouched
         self.is_open = True
+        self.lump_s = 0.0  # what comes within so long goes on at once
 
     def address(self, real: str) -> str:
         """The multiaddr of what is behind, by way of the proxy."""
@@ -36,13 +37,21 @@ class Proxy:
         try:
             async for chunk in source:
                 if self.is_open:
-                    for part in self.fault(bytes(chunk)):
+                    chunk = bytes(chunk) + await self._lump(source)
+                    for part in self.fault(chunk):
                         await sink.send_all(part)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         if self.is_open:
             await trio.aclose_forcefully(sink)
             await trio.aclose_forcefully(source)
+
+    async def _lump(self, source: trio.SocketStream) -> bytes:
+        lump = b""
+        with trio.move_on_after(self.lump_s) as patience:
+            while patience.deadline > trio.current_time() and (more := await source.receive_some()):
+                lump += more
+        return lump
 
 
 @asynccontextmanager

@@ -36,20 +36,30 @@ VICTIM = Path(__file__).with_name("victim.py")
 
 
 @asynccontextmanager
-async def victim(open_files: int, ip: str = "127.1.0.1") -> AsyncIterator[str]:
-    """The address of a node in a process that may open so many files."""
+async def start_victim(
+    open_files: int, ip: str = "127.1.0.1"
+) -> AsyncIterator[tuple[trio.Process, str]]:
+    """A node in a process of its own that may open so many files, and its address."""
     child = await trio.lowlevel.open_process(
         [sys.executable, str(VICTIM), str(open_files), ip], stdout=-1
     )
     assert child.stdout is not None
     try:
         with trio.fail_after(60):
-            yield (await child.stdout.receive_some(1000)).decode().strip()
+            address = (await child.stdout.receive_some(1000)).decode().strip()
+        yield child, address
         assert child.poll() is None, "the victim ended"
     finally:
         child.kill()
         await child.wait()
         await child.stdout.aclose()
+
+
+@asynccontextmanager
+async def victim(open_files: int) -> AsyncIterator[str]:
+    async with start_victim(open_files) as (_, address):
+        with trio.fail_after(60):
+            yield address
 
 
 async def stats(observer: Libp2pNetwork, peer: bytes) -> dict[str, int]:
@@ -182,7 +192,7 @@ async def test_a_crowded_network_gives_way_to_a_newcomer_of_another() -> None:
     async with one.running(["/ip4/127.1.0.1/tcp/0"], []):
         [address] = one.listen_addresses()
         crowd = [dial(f"127.66.0.{n + 1}", address) for n in range(profile.inbound)]
-        await trio.sleep(0.1)
+        await until(lambda: len(one._running().swarm._inbound) == len(crowd))
         assert not any(map(is_cut, crowd))
         newcomer = new_network()
         async with newcomer.running(["/ip4/127.2.0.1/tcp/0"], [address]):
@@ -198,8 +208,7 @@ async def test_places_are_kept_for_peers_that_we_choose() -> None:
     one, friend = new_network(profile=profile), new_network()
     async with one.running(["/ip4/127.1.0.1/tcp/0"], []), friend.running([LOCAL], []):
         raws = [dial("127.66.0.1", one.listen_addresses()[0]) for _ in range(8)]
-        await trio.sleep(0.1)
-        assert sum(map(is_cut, raws)) == 8 - profile.inbound == 2
+        await until(lambda: sum(map(is_cut, raws)) == 8 - profile.inbound == 2)
         await one.connect(friend.listen_addresses()[0])
         assert await ask(one, friend.peer, b"chosen") == b"chosen"
         for raw in raws:
@@ -274,6 +283,25 @@ async def test_scenario_5_one_byte_slices_change_nothing_but_the_time() -> None:
         await until(lambda: subscribers(other) == 1)
         await other.publish("t", payload)
         await until(lambda: inbox.got == [payload])
+        assert one.traffic.handler_errors == one.traffic.malformed_rpcs == 0
+
+
+async def test_scenario_5_bytes_that_come_in_lumps_change_nothing() -> None:
+    """What was written in many pieces arrives in few: several messages, and parts of them, at once."""
+    one, other = new_network(), new_network()
+    inbox, payloads = Inbox(one), [random.Random(n).randbytes(100 + n) for n in range(30)]
+    async with (
+        one.running([LOCAL], []),
+        other.running([LOCAL], []),
+        proxy_to(one.listen_addresses()[0]) as proxy,
+    ):
+        proxy.lump_s = 0.05
+        await other.connect(proxy.address(one.listen_addresses()[0]))
+        await until(lambda: subscribers(other) == 1)
+        for payload in payloads:
+            await other.publish("t", payload)
+        assert await ask(other, one.peer, b"".join(payloads)) == b"".join(payloads)
+        await until(lambda: inbox.got == payloads)
         assert one.traffic.handler_errors == one.traffic.malformed_rpcs == 0
 
 
