@@ -94,7 +94,6 @@ class Joining:
         )
 
     def _on_record(self, record: NodeRecord) -> None:
-        self._services.network.remember(record.peer, record.addresses)
         self._services.clocks.observe(record.peer, record.sequence, self._services.wall_clock())
         for run_id in record.runs:
             is_new = run_id not in self.known and run_id not in self._asked

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -163,10 +163,15 @@ class Libp2pNetwork:
         """Whom we try to reach again, when, and why it did not work last time."""
         return self._overlay.redials()
 
-    def remember(self, peer: bytes, known_at: Iterable[str]) -> None:
+    def remember(self, peer: bytes, known_at: Iterable[str], record: bytes = b"") -> None:
         """Learn addresses of a peer (from a NodeRecord, say); the overlay may dial them."""
         self._book.learn(peer, known_at, TOLD, time.time())
+        if record:
+            self._book.keep_record(peer, record, time.time())
         self._overlay.poke()
+
+    def records(self) -> Mapping[bytes, bytes]:
+        return self._book.records()
 
     def _hear(self, peer: bytes, transports: Iterable[str]) -> None:
         """Somebody on the local network says that a peer is there."""

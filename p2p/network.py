@@ -6,7 +6,7 @@ ids are multihash bytes everywhere in code and base58 text (`p2p.peerid`) where 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -202,8 +202,12 @@ class Network(Protocol):
     async def find_providers(self, key: bytes, count: int) -> list[tuple[PeerId, tuple[str, ...]]]:
         """Peers (without duplicates, without us) and their addresses. A hint: verify by hello."""
 
-    def remember(self, peer: PeerId, known_at: Iterable[str]) -> None:
-        """Learn addresses of a peer (from a NodeRecord, say); it may be dialled there."""
+    def remember(self, peer: PeerId, known_at: Iterable[str], record: bytes = b"") -> None:
+        """Learn addresses of a peer; it may be dialled there. record: what it signed about itself,
+        kept in the peer book as it is."""
+
+    def records(self) -> Mapping[PeerId, bytes]:
+        """Records of the peer book, also of an earlier life."""
 
     def on_peer(self, listener: PeerListener) -> None:
         """Call the listener on every connect and disconnect."""

@@ -33,12 +33,14 @@ class Known:
 
 @dataclass
 class Entry:
-    """One peer. `last_ok_unix_s` 0: it never answered. `record`: opaque, the layer above's."""
+    """One peer. `last_ok_unix_s` 0: it never answered. `record`: what it signed about itself; only the
+    layer above reads it."""
 
     addresses: dict[str, Known] = field(default_factory=dict)  # newest last
     is_bootstrap: bool = False
     last_ok_unix_s: float = 0.0
     record: bytes = b""
+    record_unix_s: float = 0.0  # when it was kept
     failures: int = 0
     retry_at_s: float = 0.0
     probed_at_s: float = 0.0
@@ -131,9 +133,12 @@ class PeerBook:
         if (entry := self._peers.get(peer)) and (known := entry.addresses.get(address)):
             known.worked_unix_s = unix_s
 
-    def keep_record(self, peer: bytes, record: bytes) -> None:
-        if (entry := self._peers.get(peer)) and len(record) <= limits.RECORD_BYTES:
-            entry.record = record
+    def keep_record(self, peer: bytes, record: bytes, unix_s: float) -> None:
+        """Not each of them: peers sign one a minute, and a file has to take it."""
+        if (entry := self._peers.get(peer)) is None or len(record) > limits.RECORD_BYTES:
+            return
+        if not entry.record or unix_s >= entry.record_unix_s + _SEEN_STEP_S:
+            entry.record, entry.record_unix_s = record, unix_s
 
     def records(self) -> dict[bytes, bytes]:
         return {peer: entry.record for peer, entry in self._peers.items() if entry.record}

@@ -7,7 +7,7 @@ the file does.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
@@ -139,9 +139,14 @@ class SimNetwork:
     def redials(self) -> list[Redial]:
         return self._overlay.redials()
 
-    def remember(self, peer: bytes, known_at: Iterable[str]) -> None:
+    def remember(self, peer: bytes, known_at: Iterable[str], record: bytes = b"") -> None:
         self._book.learn(peer, known_at, TOLD, self._unix_s())
+        if record:
+            self._book.keep_record(peer, record, self._unix_s())
         self._overlay.poke()
+
+    def records(self) -> Mapping[bytes, bytes]:
+        return self._book.records()
 
     def on_peer(self, listener: PeerListener) -> None:
         self._listeners.append(listener)

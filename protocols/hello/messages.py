@@ -71,3 +71,4 @@ class FoundRun(_Message, frozen=True, tag="run"):
 requests: Decoder[Greet | ListRuns | GetRun] = Decoder(Greet | ListRuns | GetRun)
 responses: Decoder[Greeted | RunList | FoundRun] = Decoder(Greeted | RunList | FoundRun)
 records: Decoder[NodeRecord] = Decoder(NodeRecord)
+signed_records: Decoder[SignedRecord] = Decoder(SignedRecord)

@@ -10,10 +10,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 import trio
+from msgspec import structs
 
 from primed.p2p.errors import MID, RemoteError
 from primed.p2p.network import Network, PeerId
 from primed.protocols.client import Client
+from primed.protocols.framing import decode, encode
 from primed.protocols.hello.messages import (
     FoundRun,
     GetRun,
@@ -25,6 +27,7 @@ from primed.protocols.hello.messages import (
     SignedRecord,
     requests,
     responses,
+    signed_records,
 )
 from primed.protocols.hello.records import is_news, open_record, sign_record
 from primed.protocols.hello.sessions import Sessions
@@ -44,7 +47,8 @@ GREETINGS_AT_ONCE = 8
 
 
 class Hello:
-    """records: the newest valid record of each peer that was met, at most RECORDS_KEPT.
+    """records: the newest valid record of each peer that was met, at most RECORDS_KEPT; after a
+    restart those that the network has kept, as long as they are valid.
     refusals: why the last greeting of a connected peer failed, by peer."""
 
     def __init__(
@@ -90,6 +94,7 @@ class Hello:
 
     async def run(self) -> None:
         """Greets until cancelled."""
+        self._recall()
         for info in self._network.peers():
             self._due.setdefault(info.peer, 0.0)
         async with trio.open_nursery() as nursery:
@@ -189,9 +194,20 @@ class Hello:
         self.records[record.peer] = record
         self.records.move_to_end(record.peer)
         self._evict()
+        self._network.remember(record.peer, record.addresses, encode(signed))
         for callback in self._callbacks:
             callback(record)
         return record
+
+    def _recall(self) -> None:
+        """What peers signed in an earlier life of ours, until they say something new."""
+        for peer, kept in list(self._network.records().items())[:RECORDS_KEPT]:
+            try:
+                record = open_record(decode(signed_records, kept, peer), peer)
+            except RemoteError:  # of another version, say
+                continue
+            if peer not in self.records and is_news(None, record, self._wall_clock()):
+                self.records[peer] = structs.replace(record, sequence=0)
 
     def _evict(self) -> None:
         """Over the limit the oldest goes, a peer that is not connected first."""

@@ -7,7 +7,7 @@ counted like the real host's and fail a test that does not expect them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -109,6 +109,7 @@ class MemoryNetwork:
         self.listeners: list[PeerListener] = []
         self.handlers: dict[str, Handler] = {}
         self.topics: dict[str, tuple[Validator, Deliver]] = {}
+        self.kept_records: dict[PeerId, bytes] = {}
         self.penalties: list[tuple[PeerId, int, str]] = []
         self.handler_errors: list[Exception] = []
         self.streams_opened = 0
@@ -227,8 +228,13 @@ class MemoryNetwork:
         await trio.lowlevel.checkpoint()
         return []
 
-    def remember(self, peer: PeerId, known_at: Iterable[str]) -> None:
+    def remember(self, peer: PeerId, known_at: Iterable[str], record: bytes = b"") -> None:
         """Memory networks are linked by their fabric, not by addresses."""
+        if record:
+            self.kept_records[peer] = record
+
+    def records(self) -> Mapping[PeerId, bytes]:
+        return self.kept_records
 
     def on_peer(self, listener: PeerListener) -> None:
         self.listeners.append(listener)

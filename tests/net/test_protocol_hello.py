@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import trio
+import trio.testing
 
 from primed.p2p.errors import RemoteError
+from primed.protocols.framing import encode
 from primed.protocols.hello import Hello, NodeRecord, open_record, sign_record
 from primed.protocols.rpc import Refused
 
@@ -52,6 +54,35 @@ async def test_connected_nodes_learn_each_others_record_and_runs() -> None:
                 await hello_a.get_run(b.peer, bytes(32))
             assert a.penalties == b.penalties == []
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_what_a_peer_signed_is_known_after_a_restart_until_it_says_something_new() -> None:
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            fabric = Fabric(nursery)
+            a, b = fabric.node(1), fabric.node(2)
+            old = NodeRecord(b.peer, ("verifier",), (), (), (), "", 99, NOW_MS + 60_000)
+            a.kept_records = {
+                b.peer: encode(sign_record(old, b.key.sign)),
+                Key(3).peer: encode(sign_record(old, b.key.sign)),  # in another's name
+                Key(4).peer: b"\xc1",
+                Key(5).peer: encode(sign_record(expired_record_of(Key(5)), Key(5).sign)),
+            }
+            hello = hello_on(a)
+            nursery.start_soon(hello.run)
+            await trio.testing.wait_all_tasks_blocked()
+            assert list(hello.records) == [b.peer] and hello.records[b.peer].roles == ("verifier",)
+            hello_b = hello_on(b)
+            fabric.link(a, b)
+            await hello_b.greet(a.peer)
+            assert hello.records[b.peer] == record_of(b)  # though its number is lower
+            assert a.penalties == []
+            nursery.cancel_scope.cancel()
+
+
+def expired_record_of(key: Key) -> NodeRecord:
+    return NodeRecord(key.peer, (), (), (), (), "", 1, NOW_MS - 86_400_000)
 
 
 @pytest.mark.trio
