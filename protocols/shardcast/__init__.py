@@ -26,7 +26,8 @@ progress for 4 s the DHT is asked for providers of the root; whoever is complete
 file gets its final name when every leaf is verified and synced (`store`).
 
 States of a transfer: not begun -> waiting for pushed leaves -> pulling -> complete; or refused,
-dropped, disk (named, tried again).
+dropped, disk (named, tried again). Without a new leaf for 10 s it is told to have stalled, and what
+did not come.
 
 Validation
 - REJECT: malformed or too large; a payload above 1 MiB pushed; a leaf of the wrong size or that is
