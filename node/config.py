@@ -73,7 +73,9 @@ class Config:
         False, "let metrics_listen be an address that other machines reach; they have no password"
     )
     upload_cap_bytes_per_s: Annotated[int, Meta(ge=0)] = _setting(
-        0, f"most that payloads may take of the uplink; 0: no cap, else at least {LEAST_UPLOAD_CAP}"
+        0,
+        f"most that payloads may take of the uplink, at least {LEAST_UPLOAD_CAP}; 0: 80 % of what "
+        "it was measured to carry, server profile: no cap",
     )
     quiet_hours: str = _setting(
         "", "when to upload no payloads, by this machine's clock, for example 22:30-07:00"

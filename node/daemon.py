@@ -6,7 +6,6 @@ things depend on each other: store, children's supervisor, network, hello, local
 
 from __future__ import annotations
 
-import math
 import resource
 import signal
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import trio
 
 from primed.node import sessions
 from primed.node.api import make_app
-from primed.node.config import Config, is_on_loopback
+from primed.node.config import LEAST_UPLOAD_CAP, Config, is_on_loopback
 from primed.node.doppelganger import Doppelganger, Doubles
 from primed.node.gauges import keep_gauges
 from primed.node.hosting import hosted
@@ -38,6 +37,7 @@ from primed.p2p import limits
 from primed.p2p.host import Libp2pNetwork
 from primed.p2p.hours import QuietHours
 from primed.p2p.identity import Identity
+from primed.p2p.uplink import Uplink
 from primed.p2p.uploads import Uploads
 from primed.protocols.by_run import RunServers
 from primed.protocols.verdicts import Evidence, Verdicts
@@ -191,8 +191,12 @@ class Daemon:
 
 
 def _uploads(config: Config) -> Uploads:
+    """The user's cap; else, but for a server, a share of what the line carries."""
     quiet = QuietHours.parse(config.quiet_hours) if config.quiet_hours else None
-    return Uploads(config.upload_cap_bytes_per_s or math.inf, quiet)
+    if config.upload_cap_bytes_per_s:
+        return Uploads(config.upload_cap_bytes_per_s, quiet)
+    is_free = config.profile == "server" or is_on_loopback(config.listen)
+    return Uploads(quiet=quiet, uplink=None if is_free else Uplink(LEAST_UPLOAD_CAP))
 
 
 def _limits(config: Config) -> limits.Profile:

@@ -14,6 +14,7 @@ from primed.p2p.bulk.standing import Standing
 from primed.p2p.bulk.tickets import TICKET_BYTES, Tickets
 from primed.p2p.errors import RemoteError
 from primed.p2p.hours import QuietHours
+from primed.p2p.uplink import Uplink
 from primed.p2p.uploads import BACKLOG_S, Uploads
 
 A, B = b"a" * 38, b"b" * 38
@@ -125,3 +126,64 @@ def test_pauses_double_up_to_a_limit_and_end_with_success() -> None:
     assert standing.why_not(A, 2.0) == ""
     standing.failed(A, "broken", 0.0)
     assert "again in 1 s" in standing.why_not(A, 0.0)
+
+
+class Line:
+    """Sends as fast as a line of so many bytes a second takes it, or as its cap lets it."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self.now, self.bytes_per_s = 0.0, bytes_per_s
+        self.uploads = Uploads(uplink=Uplink(128_000), clock=lambda: self.now)
+
+    def send(self, seconds: float, chunk: int = 256 * 1024) -> float:
+        """The mean rate over so many seconds of sending without a pause."""
+        began, sent = self.now, 0
+        while self.now - began < seconds:
+            self.now += self.uploads.reserve(chunk)
+            self.now += chunk / self.bytes_per_s
+            sent += chunk
+        return sent / (self.now - began)
+
+
+def test_uploads_keep_to_four_fifths_of_what_the_line_was_measured_to_carry() -> None:
+    line = Line(2e6)
+    assert line.send(5) == pytest.approx(2e6, rel=0.01)  # not measured yet
+    assert line.uploads.cap_bytes_per_s == math.inf
+    line.send(10)
+    assert line.uploads.cap_bytes_per_s == pytest.approx(1.6e6, rel=0.15)
+    cap = line.uploads.cap_bytes_per_s
+    waits = sum(line.uploads.reserve(1 << 20) for _ in range(1))
+    assert waits > 0  # the burst is a tenth of a second's worth
+    line.now += 30
+    began, sent = line.now, 0
+    while line.now - began < 60:
+        line.now += line.uploads.reserve(1 << 18)
+        sent += 1 << 18
+    assert sent / 60 <= cap * 1.01 + (1 << 18)
+
+
+def test_the_line_is_measured_again_so_that_a_slow_peer_does_not_hold_the_cap_down() -> None:
+    line = Line(4e5)  # the first peer's own line
+    line.send(20)
+    low = line.uploads.cap_bytes_per_s
+    assert low == pytest.approx(3.2e5, rel=0.15)
+    line.bytes_per_s = 4e6
+    line.send(60)
+    assert line.uploads.cap_bytes_per_s == low
+    line.now += 600
+    line.send(15)
+    assert line.uploads.cap_bytes_per_s == pytest.approx(3.2e6, rel=0.15)
+
+
+def test_now_and_then_a_message_is_no_measure_of_a_line() -> None:
+    line = Line(1e7)
+    for _ in range(100):
+        assert line.uploads.reserve(1000) == 0
+        line.now += 4.0
+    assert line.uploads.cap_bytes_per_s == math.inf
+
+
+def test_the_cap_is_never_so_low_that_peers_take_us_for_silent() -> None:
+    line = Line(1e5)
+    line.send(30)
+    assert line.uploads.cap_bytes_per_s == 128_000
