@@ -258,7 +258,7 @@ class Gossip(Pubsub):
                 letter = queue.take_large(partial(self.router.flow.holders.has, peer_id))
                 if letter is not None:
                     await self._uploads.take(len(letter.encoded))
-            if letter is not None:
+            if letter is not None and not self._uploads.quiet_s():  # others have it, or are asked
                 await self._write(peer_id, stream, queue, lock, letter)
 
     async def _write(

@@ -220,11 +220,12 @@ class Shardcast:
         return payload
 
     async def push(self, payload: Payload, learner: PeerId) -> bool:
-        """Gossip all leaves of our payload in random order, if it is small enough (1 MiB); peers
-        pull larger ones. Call after the manifest's event was emitted. learner: ourselves."""
+        """Gossip all leaves of our payload in random order, if it is small enough (1 MiB) and these
+        are no quiet hours; else peers pull it. Call after the manifest's event was emitted. learner:
+        ourselves."""
         if learner != self._me:
             raise LocalError("only the learner itself pushes its payloads")
-        if payload.size_bytes > PUSH_MAX_BYTES:
+        if payload.size_bytes > PUSH_MAX_BYTES or self._network.uploads.quiet_s():
             return False
         body = shards_message(self._run_id, learner, payload)
         signature = self._sign(signing.message_to_sign("shards", body))
