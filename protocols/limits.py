@@ -69,6 +69,7 @@ BULK_REFUSED_S = 15.0  # a peer that was busy is not asked for a conversation
 BULK_REQUEST_BYTES, BULK_HEAD_BYTES = 2 * 1024, 16 * 1024
 BULK_UNUSED_S = 2.0  # an asker ends a conversation that it has no more requests for
 BULK_LEASE_BYTES = 256 * MIB  # served in one conversation; then others get the place
+BULK_LEASE_S = 300.0  # and no longer: who asks for nothing, or takes it slowly, holds it too
 SOURCES_MAX = 8
 NEIGHBOURS = 8  # peers asked what they have, and told by; all of them when stuck
 PUSH_PATIENCE_S = 1.5  # without a pushed leaf for this long: pull

@@ -26,6 +26,7 @@ from primed.protocols.framing import HEADER_BYTES, decode, encode
 from primed.protocols.limits import (
     BULK_HEAD_BYTES,
     BULK_LEASE_BYTES,
+    BULK_LEASE_S,
     BULK_REQUEST_BYTES,
     BULK_UNUSED_S,
     LARGE_LEAF_BYTES,
@@ -54,8 +55,8 @@ def answer_wants(
 ) -> None:
     """Serve one asker, until it ends, has had its share, or quiet hours begin."""
     buffer = memoryview(bytearray(LARGE_LEAF_BYTES))
-    served_bytes = 0
-    while served_bytes < BULK_LEASE_BYTES and not uploads.quiet_s():
+    served_bytes, until = 0, time.monotonic() + BULK_LEASE_S
+    while served_bytes < BULK_LEASE_BYTES and time.monotonic() < until and not uploads.quiet_s():
         want = _read(channel, wants, BULK_REQUEST_BYTES)
         if want is None:
             return
