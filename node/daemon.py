@@ -115,6 +115,7 @@ class Daemon:
     async def serve(self, invite: Invite | None, announce: Callable[[StatusView], None]) -> None:
         services, config = self.services, self.services.config
         bootstrap = (*config.bootstrap, *(invite.addresses if invite else ()))
+        services.bootstrap = bootstrap
         async with trio.open_nursery() as nursery:
             joining = Joining(services, nursery, self._session, self._doubles)
             shown = Shown(services, joining, self._stop)

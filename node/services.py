@@ -48,6 +48,7 @@ class Services:
     waits: Waits = field(default_factory=Waits)
     problems: Problems = field(default_factory=Problems)
     wall_clock: Callable[[], int] = wall_clock_ms  # unix milliseconds
+    bootstrap: tuple[str, ...] = ()  # the settings' peers and those of the invite
     clocks: Clocks = field(default_factory=Clocks)
     rates: Rates = field(default_factory=Rates)
     alone: trio.Event = field(default_factory=trio.Event)  # nobody else uses our key: we may sign

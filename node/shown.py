@@ -99,6 +99,7 @@ class Shown:
             reachability=reach.kind.value,
             reachability_evidence=reach.evidence,
             reachability_consequence=reach.consequence,
+            bootstrap=self._services.bootstrap,
             upnp=network.port_mapping,
             mdns=network.local_discovery,
         )

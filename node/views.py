@@ -92,6 +92,7 @@ class NetworkView(_View, frozen=True):
     reachability: str = "unknown"  # public | upnp | local | relayed | outbound
     reachability_evidence: str = ""  # who dialled back, or could not
     reachability_consequence: str = ""  # what follows for others and for this node
+    bootstrap: tuple[str, ...] = ()  # given to find the swarm by: settings, flags and invite
     upnp: str = ""  # what came of asking the router to let others in
     mdns: str = ""  # how it stands with finding peers on the local network
 

@@ -16,14 +16,16 @@ _HELLO = b"\x13/multistream/1.0.0\n"
 
 
 def check(context: Context) -> Iterator[CheckView]:
-    if context.config is None:
+    if context.status is not None:  # also those of flags and of the invite
+        peers = context.status.network.bootstrap[:TRIED_MAX]
+    elif context.config is not None:
+        peers = context.config.bootstrap[:TRIED_MAX]
+    else:
         yield skip("bootstrap", "the settings are wrong")
         return
-    peers = context.config.bootstrap[:TRIED_MAX]
     if not peers:
-        yield skip(
-            "bootstrap", "no bootstrap peer is set; an invite gives some: primed start --join"
-        )
+        text = "no bootstrap peer is set; an invite gives some: primed start --join"
+        yield skip("bootstrap", text)
         return
     with ThreadPoolExecutor(len(peers)) as pool:
         answers = dict(zip(peers, pool.map(why_not, peers), strict=True))

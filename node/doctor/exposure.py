@@ -8,8 +8,10 @@ listening sockets.
 from __future__ import annotations
 
 import re
+import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
@@ -20,6 +22,7 @@ from primed.node.local_views import CheckView
 from primed.node.views import StatusView
 
 _PORT = re.compile(r"/tcp/(\d+)")
+_MDNS_PORT = 5353
 
 
 def check(context: Context) -> Iterator[CheckView]:
@@ -54,18 +57,32 @@ def _metrics(listen: str) -> CheckView:
 def _sockets(status: StatusView) -> CheckView:
     """What the daemon's process really listens on."""
     try:
-        found = psutil.Process(status.pid).net_connections("tcp")
+        found = psutil.Process(status.pid).net_connections("inet")
     except psutil.Error as error:
         return skip("sockets", f"the daemon's sockets cannot be listed: {error}")
     own = {int(match[1]) for a in status.network.listen if (match := _PORT.search(a))}
-    listening = {
-        f"{c.laddr.ip}:{c.laddr.port}"
-        for c in found
-        if c.status == psutil.CONN_LISTEN and c.laddr.port not in own
-    }
-    exposed = sorted(address for address in listening if not is_loopback(address))
+    speaks = status.network.mdns.startswith("announced")
+    exposed = sorted(
+        told for c in found if (told := _told(c, own, speaks)) and not is_loopback(_ip_port(c))
+    )
     if exposed:
         text = f"the daemon also listens on {', '.join(exposed)}, which others can reach"
         return warn("sockets", text, "see metrics_listen: primed config show --origin")
     ports = ", ".join(map(str, sorted(own))) or "none"
-    return ok("sockets", f"open to others: the network's own port ({ports}) and nothing else")
+    mdns = f", mDNS ({_MDNS_PORT}/udp)" if speaks else ""
+    return ok("sockets", f"open to others: the network's own port ({ports}){mdns} and nothing else")
+
+
+def _told(entry: Any, own: Collection[int], speaks: bool) -> str:
+    """A socket that waits for anybody, and is none of those that are meant to; else ""."""
+    if entry.type != socket.SOCK_DGRAM:
+        is_meant = entry.laddr.port in own
+        return _ip_port(entry) if entry.status == psutil.CONN_LISTEN and not is_meant else ""
+    if entry.raddr or not entry.laddr or speaks and entry.laddr.port == _MDNS_PORT:
+        return ""
+    waits = entry.laddr.ip in ("0.0.0.0", "::") or entry.laddr.port == _MDNS_PORT
+    return f"{_ip_port(entry)}/udp" if waits else ""  # others only ask something
+
+
+def _ip_port(entry: Any) -> str:
+    return f"{entry.laddr.ip}:{entry.laddr.port}"

@@ -19,13 +19,15 @@ import trio
 from primed.node.config import load_config
 from primed.node.daemon import Daemon
 from primed.node.demo.swarm import LocalNode
+from primed.node.doppelganger import EXIT_DUPLICATE
 from primed.node.hosting import same_ports
+from primed.node.lock import EXIT_HELD
 from primed.node.log_files import parsed
 from primed.node.logs import ALL_LINES_PER_MINUTE
 from primed.node.redaction import forms_of
 from primed.node.store import Store
 from primed.node.views import StatusView
-from primed.p2p import identity
+from primed.p2p import identity, limits
 from primed.p2p.host import Libp2pNetwork
 
 from .test_cli import primed
@@ -67,6 +69,14 @@ def test_systemd_is_told(relay: Relay) -> None:
     while len(heard) < 2:
         heard.add(relay.notified.recv(64))
     assert heard == {b"READY=1", b"WATCHDOG=1"}
+
+
+def test_the_unit_waits_for_what_systemd_is_told() -> None:
+    text = (Path(__file__).parents[2] / "docker/primed.service").read_text()
+    unit = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and line[0] != "#")
+    assert unit["Type"] == "notify" and unit["NotifyAccess"] == "main"
+    assert int(unit["WatchdogSec"]) >= 60 and int(unit["TimeoutStopSec"]) > limits.STOP_S
+    assert set(unit["RestartPreventExitStatus"].split()) >= {str(EXIT_HELD), str(EXIT_DUPLICATE)}
 
 
 def test_a_second_daemon_with_the_same_key_gives_way(relay: Relay, tmp_path: Path) -> None:

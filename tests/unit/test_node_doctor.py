@@ -128,6 +128,8 @@ def test_bootstrap_peers_are_dialled(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found.result == "warn" and found.evidence.startswith("1 of 2 bootstrap peers answer")
     assert only(bootstrap.check(context_of(tmp_path, bootstrap=[closed]))).result == "fail"
     assert only(bootstrap.check(context_of(tmp_path))).result == "skip"
+    joined = status_of(bootstrap=(closed,))  # by an invite: the settings know nothing of it
+    assert only(bootstrap.check(context_of(tmp_path, status=joined))).result == "fail"
 
 
 def test_a_port_in_use_is_found(tmp_path: Path) -> None:
@@ -180,6 +182,17 @@ def test_what_others_can_reach_is_told(tmp_path: Path) -> None:
         own = status_of(os.getpid(), listen=(f"/ip4/192.0.2.1/tcp/{port}/p2p/{PEER}",))
         assert exposure._sockets(own).result == "ok"
     assert exposure._sockets(status_of(2**22 + 1)).result == "skip"
+
+
+def test_a_socket_of_mdns_is_meant_if_mdns_speaks(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("0.0.0.0", 5353))
+        found = exposure._sockets(status_of(os.getpid(), mdns="off"))
+        assert found.result == "warn" and "0.0.0.0:5353/udp" in found.evidence
+        found = exposure._sockets(status_of(os.getpid(), mdns="announced on 192.0.2.1"))
+        assert found.result == "ok" and "mDNS (5353/udp)" in found.evidence
 
 
 # ---- what the daemon says ------------------------------------------------------------------
