@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from primed.node.child import Child
-from primed.node.policies import Policies, PolicyUnavailable
+from primed.node.policies import PAYLOAD_S, Policies, PolicyUnavailable
 from primed.node.supervisor import Supervisor
 from primed.node.waits import Waits
 from primed.p2p import peerid
@@ -28,6 +29,8 @@ from .cast import Member, identity_of, sign_spec
 from .children import Conduct, spawner
 from .model import write_base, write_step
 
+KIB, MIB = 1024, 1 << 20
+KIB, MIB = 1024, 1 << 20
 ORIGINATOR, LEARNER, FOLLOWER = (
     Member(name, identity_of(0, number), role, Access())  # type: ignore[arg-type]
     for number, (name, role) in enumerate([("o", "originator"), ("l", "learner"), ("w", "worker")])
@@ -135,6 +138,30 @@ def test_another_way_is_taken_around_a_delta_that_is_wrong(tmp_path: Path) -> No
         await lineage.state("merged", 2, (0, 2), delta=await lineage.delta(0, 2))
         made = await lineage.policies.ensure(version, child)
         assert weights.digest_of_file(made) == lineage.manifests[2].weights
+
+    follow(tmp_path, body)
+
+
+def test_a_payload_that_nobody_has_is_given_up_for_an_older_snapshot_and_deltas(
+    tmp_path: Path,
+) -> None:
+    """The last rung of the repair ladder: after this the version is made from what there is."""
+
+    async def body(lineage: Lineage, child: Child) -> None:
+        gone = Payload(bytes(31) + b"g", MIB, 64 * KIB)
+        await lineage.state(
+            "step", 1, (0,), delta=await lineage.delta(0, 1), snapshot=replace(gone, size_bytes=KIB)
+        )
+        version = await lineage.state("step", 2, (1,), delta=await lineage.delta(1, 2))
+        await lineage.state("merged", 2, (1, 2), delta=replace(gone, size_bytes=2 * KIB))
+        began = trio.current_time()
+        made = await lineage.policies.ensure(version, child)
+        assert weights.digest_of_file(made) == lineage.manifests[2].weights
+        assert PAYLOAD_S <= trio.current_time() - began < 2 * PAYLOAD_S + 10
+        unknown = await lineage.state("step", 3, (2,), delta=gone)
+        why = r"the delta of step 3 made no progress in 120 s"
+        with pytest.raises(PolicyUnavailable, match=why):
+            await lineage.policies.ensure(unknown, child)
 
     follow(tmp_path, body)
 
