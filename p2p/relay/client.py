@@ -94,6 +94,7 @@ class RelayClient:
         """Somebody calls through a relay; lives as long as the connection."""
         relay = stream.muxed_conn.peer_id.to_bytes()
         welcome = relay in self._relays and self._circuits_in < limits.RELAYED_IN
+        self._circuits_in += welcome  # before any wait: calls may come all at once
         try:
             request = await read(stream, StopMessage)
             if not welcome or request.type != StopMessage.CONNECT:
@@ -105,10 +106,10 @@ class RelayClient:
         except RemoteError as error:
             _log.debug("a call by way of %s failed: %s", peerid.short(relay), error)
         finally:
+            self._circuits_in -= welcome
             await reset_quietly(stream)
 
     async def _serve(self, circuit: CircuitConnection, relay: bytes) -> None:
-        self._circuits_in += 1
         try:
             at = Multiaddr(f"/p2p/{peerid.to_text(relay)}/p2p-circuit")
             muxed = await self._host.swarm.upgrade_inbound_raw_conn(circuit, at)
@@ -116,8 +117,6 @@ class RelayClient:
                 await muxed.event_closed.wait()
         except BaseLibp2pError as error:
             raise RemoteError(f"no connection over the circuit: {error}", peer=relay) from error
-        finally:
-            self._circuits_in -= 1
 
     # --- reaching others
 

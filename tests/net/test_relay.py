@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -191,3 +191,31 @@ async def test_scenario_24_places_are_counted_in_all_and_by_ip() -> None:
     assert caps.begin("9.9.9.1", peers[50])
     spread = [caps.begin(f"1.1.1.{n}", peers[60 + n]) for n in range(60)]
     assert sum(spread) == limits.RELAY_CIRCUITS - 2 * most
+
+
+async def test_only_so_many_are_let_in_over_relays_also_if_all_call_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "RELAYED_IN", 2)
+    relay, first = new_relay(), new_network(profile=ALONE)
+    callers = [first, *(new_network(profile=ALONE) for _ in range(4))]
+    came: list[bytes] = []
+    async with AsyncExitStack() as stack:
+        hidden, address = await stack.enter_async_context(hidden_behind(relay, first))
+        for caller in callers[1:]:
+            await stack.enter_async_context(caller.running([LOCAL], []))
+
+        async def call(caller: Libp2pNetwork) -> None:
+            with suppress(RemoteError):
+                came.append(await caller.connect(address))
+
+        async with trio.open_nursery() as nursery:
+            for caller in callers:
+                nursery.start_soon(call, caller)
+        assert len(came) == 2
+        assert len([info for info in hidden.peers() if info.relayed]) == 2
+        gone = next(c for c in callers if any(i.peer == hidden.peer for i in c.peers()))
+        await gone._hang_up(hidden.peer)
+        await until(lambda: len([info for info in hidden.peers() if info.relayed]) == 1)
+        late = next(c for c in callers if not any(i.peer == hidden.peer for i in c.peers()))
+        await late.connect(address)  # a place that was given back
