@@ -326,7 +326,7 @@ async def besieged(moment: str, honest_count: int, sybil_count: int, messages: i
             print(f"\n{time.now_s:.0f} s of the loop in {trio.current_time() - began:.0f} s")
             nursery.cancel_scope.cancel()
         friends = {network.peer for network in honest}
-        return Outcome(
+        outcome = Outcome(
             arrivals.share(DEADLINE_S),
             arrivals.share(math.inf),
             statistics.median(arrivals.ages_s()),
@@ -334,6 +334,8 @@ async def besieged(moment: str, honest_count: int, sybil_count: int, messages: i
             min(len(network._connections.chosen() & friends) for network in honest),
             mean_score(honest, sybils),
         )
+        print(f"{moment}: {outcome}")
+    return outcome
 
 
 async def gather(
@@ -371,5 +373,4 @@ async def test_scenario_26_in_small_ten_sybils_against_four() -> None:
 @pytest.mark.parametrize("moment", ["cold", "flash", "dawn"])
 async def test_scenario_26_a_hundred_sybils_against_twenty(moment: str) -> None:
     outcome = await besieged(moment, 20, 100, 40)
-    print(f"\n{moment}: {outcome}")
     assert outcome.is_withstood(), outcome

@@ -23,6 +23,7 @@ async def test_scenario_2_a_stopped_peer_is_given_up_and_comes_back_with_its_sco
 ) -> None:
     monkeypatch.setattr(limits, "PING_INTERVAL_S", 0.5)
     monkeypatch.setattr(limits, "PING_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(limits, "UPGRADE_S", 1.5)
     one = new_network()
     async with start_victim(1024) as (child, address), one.running([LOCAL], []):
         peer = await one.connect(address)
