@@ -175,7 +175,8 @@ class Download:
             return "asked peers"
         if not sources:
             return "a peer"
-        if any(source.waits_for_have for source in sources):
+        is_told = any(source.is_known for source in sources)
+        if not is_told and any(source.waits_for_have for source in sources):
             return "what peers have"
         return "a holder"
 
