@@ -10,6 +10,7 @@ from primed.node.demo.swarm import LocalNode
 from primed.verify.statements import version_of
 
 from .books import assert_sound, books_of
+from .commands import primed_json
 from .running import PARAMETERS, RunningSwarm
 
 pytestmark = pytest.mark.timeout(300)
@@ -49,6 +50,8 @@ def test_a_newcomer_waits_for_the_killed_relay_and_joins_in_mid_run(
     relay.restart()
     joined_at = running.step("learner")
     running.until(lambda: newcomer.status().network.state == "online", "the newcomer's first peer")
+    joined = primed_json(newcomer, "runs", "join", running.run, "--wait", "--timeout", "50")
+    assert joined["newest"]["held"] and joined["transfers"] == []
     books = books_of(running, "newcomer")
     running.until(lambda: len(books.counters(newcomer.peer)) >= 2, "two batches of the newcomer")
     (version, *_) = books.versions_of(newcomer.peer)
