@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import trio
@@ -26,6 +26,9 @@ from primed.p2p.network import Acceptance
 from primed.p2p.peerid import to_text
 
 from ..net.hosts import LOCAL, Inbox, ask, free_port, new_network, started, until
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
 
 pytestmark = pytest.mark.trio
 SMALL = limits.Profile(connections=24, target_peers=6)
@@ -189,6 +192,19 @@ async def test_a_worker_that_listens_at_nothing_takes_part(monkeypatch: pytest.M
         assert await ask(hub, worker.peer, b"and back") == b"and back"
 
 
+async def stay(
+    network: Libp2pNetwork,
+    ip: str,
+    bootstrap: list[str],
+    *,
+    task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run until cancelled: all of them stop at once then."""
+    async with network.running([f"/ip4/{ip}/tcp/0"], bootstrap):
+        task_status.started()
+        await trio.sleep_forever()
+
+
 class Sybils:
     """Members that take part until `turn`: then they swallow all messages and send rubbish."""
 
@@ -206,11 +222,10 @@ class Sybils:
     def _judge(self, sender: bytes, data: bytes) -> Acceptance:
         return Acceptance.IGNORE if self.are_bad else Acceptance.ACCEPT
 
-    async def run(self, stack: AsyncExitStack, bootstrap: list[str], first: int, last: int) -> None:
+    async def run(self, nursery: trio.Nursery, bootstrap: list[str], first: int, last: int) -> None:
         for number in range(first, min(last, len(self.networks))):
             ip = f"127.66.{number % self.subnets}.{number // self.subnets + 1}"
-            network = self.networks[number]
-            await stack.enter_async_context(network.running([f"/ip4/{ip}/tcp/0"], bootstrap))
+            await nursery.start(stay, self.networks[number], ip, bootstrap)
 
     async def connect_to(self, victims: list[Libp2pNetwork]) -> None:
         """Everybody that runs to everybody, as far as they are let in."""
@@ -313,8 +328,8 @@ async def besieged(moment: str, honest_count: int, sybil_count: int, messages: i
     time = LoopTime()
     arrivals = Arrivals(honest, time)
     sybils = Sybils(sybil_count, 4, rng)
-    async with AsyncExitStack() as stack:
-        await gather(moment, honest, sybils, stack)
+    async with trio.open_nursery() as hosts:
+        await gather(moment, honest, sybils, hosts)
         await sybils.connect_to(honest)
         await trio.sleep(3.0)
         sybils.are_bad = True
@@ -335,30 +350,30 @@ async def besieged(moment: str, honest_count: int, sybil_count: int, messages: i
             mean_score(honest, sybils),
         )
         print(f"{moment}: {outcome}")
+        hosts.cancel_scope.cancel()
     return outcome
 
 
 async def gather(
-    moment: str, honest: list[Libp2pNetwork], sybils: Sybils, stack: AsyncExitStack
+    moment: str, honest: list[Libp2pNetwork], sybils: Sybils, hosts: trio.Nursery
 ) -> None:
     """Start everybody; the moment says when the Sybils come."""
     hub, count = honest[0], len(sybils.networks)
-    await stack.enter_async_context(hub.running(["/ip4/127.10.0.1/tcp/0"], []))
+    await hosts.start(stay, hub, "127.10.0.1", [])
     bootstrap = list(hub.listen_addresses())
     if moment == "dawn":  # they are there before everybody else
-        await sybils.run(stack, bootstrap, 0, count)
+        await sybils.run(hosts, bootstrap, 0, count)
         await sybils.connect_to([hub])
     for number, network in enumerate(honest[1:]):
-        ip = f"127.{number + 11}.0.1"
-        await stack.enter_async_context(network.running([f"/ip4/{ip}/tcp/0"], bootstrap))
+        await hosts.start(stay, network, f"127.{number + 11}.0.1", bootstrap)
         if moment == "cold":  # everybody comes at the same time, and the bad are bad at once
             sybils.are_bad = True
             share = count // (len(honest) - 1) + 1
-            await sybils.run(stack, bootstrap, number * share, (number + 1) * share)
+            await sybils.run(hosts, bootstrap, number * share, (number + 1) * share)
             await sybils.connect_to([hub, network])
     if moment == "flash":  # all is well, they join, behave, and turn bad together
         await until(lambda: all(len(connected(n)) >= 3 for n in honest), 240)
-        await sybils.run(stack, bootstrap, 0, count)
+        await sybils.run(hosts, bootstrap, 0, count)
 
 
 @pytest.mark.slow
