@@ -98,6 +98,7 @@ class Bars:
             self.progress.update(
                 self._tasks[name], completed=each.here_bytes, words=progress_of(each)
             )
+        self.progress.refresh()
 
 
 @contextmanager
