@@ -40,6 +40,7 @@ from primed.verify.verdicts import Cases
 TICK_S = 0.2
 RECOVER_S, ALONE_S = 10.0, 1.0  # to learn the node's own head from peers, if there are any
 TIDY_S = 5.0
+PROGRESS_S = 30.0
 VERDICTS_KEPT = 1000
 DELTAS_KEPT = 16  # newest deltas that are served, whatever snapshots there are
 VERSIONS_KEPT = 8  # steps of weights kept beyond the staleness bound
@@ -126,6 +127,7 @@ class Participation:
                 ("ledger", self.ledger.run),
                 ("cases", self._tick),
                 ("tidy", self._tidy),
+                ("progress", self._log_progress),
             ):
                 nursery.start_soon(self._services.keep_running, name, service)
             if not self._is_new:
@@ -317,6 +319,16 @@ class Participation:
             if news.what == "complete":
                 metrics.payload_seconds.labels(run).observe(news.seconds)
             _log.info("payload " + news.what, payload=what, seconds=round(news.seconds, 1))
+
+    async def _log_progress(self) -> None:
+        """For who watches `primed start`: a download may take hours."""
+        while True:
+            await trio.sleep(PROGRESS_S)
+            names = self.payload_names()
+            for payload, at in self.shardcast.under_way().items():
+                what = names.get(payload, f"payload {payload.root.hex()[:8]}")
+                words = f"{at.words(payload.size_bytes)}; {at.reason}"
+                _log.info("payload on its way", payload=what, progress=words)
 
     # ---- keeping the disk small ------------------------------------------------------------
 
