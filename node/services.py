@@ -96,7 +96,7 @@ class Services:
             WaitView(
                 name=f"peer {peerid.short(redial.peer)}",
                 waiting_for=f"the next dial; {redial.failures} failed: {redial.last_error}"[:200],
-                since_s=0.0,
+                since_s=round(redial.since_s, 2),
                 deadline_s=round(redial.in_s, 2),
             )
             for redial in self.network.redials()

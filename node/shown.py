@@ -105,7 +105,9 @@ class Shown:
         )
 
     def _invite(self, run: bytes | None) -> str:
-        return format_invite(Invite(run, self._services.addresses()))
+        """Also the peers that we came by: they may be easier to reach than we are."""
+        addresses = dict.fromkeys((*self._services.addresses(), *self._services.bootstrap))
+        return format_invite(Invite(run, tuple(addresses))) if addresses else ""
 
     async def peers(self) -> PeersView:
         records = self._joining.hello.records

@@ -26,6 +26,7 @@ class Redial(NamedTuple):
     last_error: str
     in_s: float
     failures: int
+    since_s: float  # since the last failure
 
 
 class Overlay:
@@ -124,7 +125,13 @@ class Overlay:
         if len(connected) >= self._target_peers:
             return []
         waiting = [
-            Redial(peer, entry.last_error, max(0.0, entry.retry_at_s - now_s), entry.failures)
+            Redial(
+                peer,
+                entry.last_error,
+                max(0.0, entry.retry_at_s - now_s),
+                entry.failures,
+                now_s - entry.failed_at_s,
+            )
             for peer, entry in self._book.hopes().items()
             if peer not in connected and entry.failures
         ]

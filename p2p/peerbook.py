@@ -42,6 +42,7 @@ class Entry:
     record: bytes = b""
     record_unix_s: float = 0.0  # when it was kept
     failures: int = 0
+    failed_at_s: float = 0.0
     retry_at_s: float = 0.0
     probed_at_s: float = 0.0
     last_error: str = ""
@@ -167,7 +168,7 @@ class PeerBook:
         if entry is None:
             return
         entry.failures += 1
-        entry.last_error = error
+        entry.last_error, entry.failed_at_s = error, now_s
         last = limits.RETRY_HEARSAY_LAST_S if entry.is_hearsay() else limits.RETRY_LAST_S
         entry.retry_at_s = now_s + min(last, limits.RETRY_FIRST_S * 2 ** min(entry.failures - 1, 9))
         if entry.is_hearsay() and entry.failures >= limits.HEARSAY_FAILURES:

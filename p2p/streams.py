@@ -5,6 +5,7 @@ The library's resets and lost connections look like an orderly end to a reader; 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -106,6 +107,9 @@ def root_cause(error: BaseException) -> str:
         inner = error.__cause__ or error.__context__
         if isinstance(error, BaseExceptionGroup):
             inner = error.exceptions[0]
-        if inner is None:
+        if inner is not None:
+            error = inner
+        elif isinstance(error, OSError) and error.errno:
+            return os.strerror(error.errno)  # without what is said around it
+        else:
             return str(error) or type(error).__name__
-        error = inner

@@ -129,7 +129,8 @@ def _announce(common: Common, view: StatusView) -> None:
         for address in view.network.listen:
             print(f"  listening on {address}")
         print(f"  network: {view.network.state} ({view.network.reason})")
-        print(f"  others join with: primed start --join {view.invite}")
+        if view.invite:
+            print(f"  others join with: primed start --join {view.invite}")
         print(f"  how it is doing: primed status{_option(common)}")
     sys.stdout.flush()
 

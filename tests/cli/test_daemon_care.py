@@ -3,6 +3,7 @@ what doctor, logs, bundle, metrics and systemd see of it."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -28,6 +29,7 @@ from primed.node.redaction import forms_of
 from primed.node.store import Store
 from primed.node.views import StatusView
 from primed.p2p import identity, limits
+from primed.p2p.errors import UserError
 from primed.p2p.host import Libp2pNetwork
 
 from .test_cli import primed
@@ -77,6 +79,48 @@ def test_the_unit_waits_for_what_systemd_is_told() -> None:
     assert unit["Type"] == "notify" and unit["NotifyAccess"] == "main"
     assert int(unit["WatchdogSec"]) >= 60 and int(unit["TimeoutStopSec"]) > limits.STOP_S
     assert set(unit["RestartPreventExitStatus"].split()) >= {str(EXIT_HELD), str(EXIT_DUPLICATE)}
+
+
+def test_a_worker_that_listens_nowhere_is_online_and_can_invite(
+    relay: Relay, tmp_path: Path
+) -> None:
+    """Workers need no inbound connection at all."""
+    worker, given = LocalNode("worker", tmp_path / "worker", ()), relay.node.address()
+    nobody = f"/ip4/127.0.0.1/tcp/9/p2p/{worker.text[:-1]}2"
+    worker._listen = ""
+    worker.start([given, nobody])
+    try:
+        deadline = time.monotonic() + 60
+        while (status := asked(worker)) is None or not is_settled(status):
+            assert time.monotonic() < deadline and worker.is_running()
+            time.sleep(0.2)
+        network = status.network
+        assert network.listen == () and network.bootstrap == (given, nobody)
+        assert network.reachability == "outbound"
+        assert "dials others" in network.reachability_consequence
+        assert status.invite == f"primed://@{given},{nobody}"
+        found = json.loads(primed("doctor", "--json", "--data-dir", str(worker.paths.root)).out)
+        checks = {check["id"]: check for check in found["checks"]}
+        assert checks["ports"]["result"] == "ok"
+        assert checks["bootstrap"]["evidence"].startswith("1 of 2 bootstrap peers answer")
+        while not (waits := [wait for wait in worker.status().waits if "peer" in wait.name]):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert "127.0.0.1/tcp/9: Connection refused" in waits[0].waiting_for
+    finally:
+        worker.stop()
+
+
+def is_settled(status: StatusView) -> bool:
+    network = status.network
+    return network.state == "online" and network.reachability != "unknown"
+
+
+def asked(node: LocalNode) -> StatusView | None:
+    try:
+        return node.status()
+    except UserError:
+        return None
 
 
 def test_a_second_daemon_with_the_same_key_gives_way(relay: Relay, tmp_path: Path) -> None:
