@@ -16,10 +16,10 @@ from typing import Protocol
 import structlog
 import trio
 
-from primed.node.disk import is_disk_full
 from primed.node.ledger import LedgerKeeper
 from primed.node.own_batches import OwnBatches
 from primed.node.pace import Pace
+from primed.node.payload_news import PayloadNews
 from primed.node.policies import Policies
 from primed.node.services import Services
 from primed.node.tallies import Tallies
@@ -28,19 +28,18 @@ from primed.node.waits import Changes
 from primed.p2p import peerid
 from primed.protocols.events import EventLog
 from primed.protocols.rollouts import Rollouts
-from primed.protocols.shardcast import News, PayloadStore, Shardcast
+from primed.protocols.shardcast import PayloadStore, Shardcast
 from primed.verify.cases import Case
 from primed.verify.ledger import State
-from primed.verify.lineage import Lineages, payload_name
+from primed.verify.lineage import Lineages
 from primed.verify.rendezvous import ranked
 from primed.verify.runspec import Role, Run
-from primed.verify.statements import Committed, Entry, Joined, Manifest, Payload, Verdict
+from primed.verify.statements import Committed, Entry, Joined, Manifest, Verdict
 from primed.verify.verdicts import Cases
 
 TICK_S = 0.2
 RECOVER_S, ALONE_S = 10.0, 1.0  # to learn the node's own head from peers, if there are any
 TIDY_S = 5.0
-PROGRESS_S = 30.0
 VERDICTS_KEPT = 1000
 DELTAS_KEPT = 16  # newest deltas that are served, whatever snapshots there are
 VERSIONS_KEPT = 8  # steps of weights kept beyond the staleness bound
@@ -92,9 +91,16 @@ class Participation:
         self.ledger = LedgerKeeper(
             run, services.store, self.changes, services.problems, self.events.branch
         )
-        payloads = PayloadStore(self.folder / "payloads")
-        self.shardcast = Shardcast(servers, payloads, run.run_id, self.me, sign, rng)
-        self.shardcast.on_news(self._note_payload)
+        store = PayloadStore(self.folder / "payloads")
+        self.shardcast = Shardcast(servers, store, run.run_id, self.me, sign, rng)
+        self.payloads = PayloadNews(
+            run.spec.name,
+            self.shardcast,
+            self.lineages,
+            self.retained,
+            self.metrics,
+            services.disk,
+        )
         self.rollouts = Rollouts(
             servers, run.run_id, self.me, sign, self.folder / "batches", self._why_not_hold
         )
@@ -127,7 +133,7 @@ class Participation:
                 ("ledger", self.ledger.run),
                 ("cases", self._tick),
                 ("tidy", self._tidy),
-                ("progress", self._log_progress),
+                ("payloads", self.payloads.run),
             ):
                 nursery.start_soon(self._services.keep_running, name, service)
             if not self._is_new:
@@ -291,44 +297,6 @@ class Participation:
                 at, lag = (parents[0] if parents else None), lag + 1
             lags.append(lag)
         return max(lags, default=0)
-
-    def payload_names(self) -> dict[Payload, str]:
-        """What people call the payloads that are kept or on their way."""
-        names: dict[Payload, str] = {}
-        for manifest in self.retained():
-            start = self.lineages.step_of(manifest.parents[0]) if manifest.parents else None
-            if manifest.delta is not None:
-                names[manifest.delta] = payload_name(start, manifest.step)
-            if manifest.snapshot is not None:
-                names[manifest.snapshot] = payload_name(None, manifest.step)
-        return names
-
-    def _note_payload(self, news: News) -> None:
-        metrics, run = self.metrics, self.run.spec.name
-        what = self.payload_names().get(news.payload, f"payload {news.payload.root.hex()[:8]}")
-        if news.what == "stalled":
-            metrics.payload_stalls.labels(run, news.detail).inc()
-            _log.warning("payload stalled", payload=what, waits_for=news.detail)
-        elif news.what == "disk":
-            metrics.payload_stalls.labels(run, "disk").inc()
-            if news.error is not None and is_disk_full(news.error):
-                self._services.disk.note()
-            _log.warning("payload not written", payload=what, reason=news.detail)
-        else:
-            metrics.payloads.labels(run, news.what).inc()
-            if news.what == "complete":
-                metrics.payload_seconds.labels(run).observe(news.seconds)
-            _log.info("payload " + news.what, payload=what, seconds=round(news.seconds, 1))
-
-    async def _log_progress(self) -> None:
-        """For who watches `primed start`: a download may take hours."""
-        while True:
-            await trio.sleep(PROGRESS_S)
-            names = self.payload_names()
-            for payload, at in self.shardcast.under_way().items():
-                what = names.get(payload, f"payload {payload.root.hex()[:8]}")
-                words = f"{at.words(payload.size_bytes)}; {at.reason}"
-                _log.info("payload on its way", payload=what, progress=words)
 
     # ---- keeping the disk small ------------------------------------------------------------
 

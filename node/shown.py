@@ -323,7 +323,7 @@ def _warning(run: Run) -> str:
 
 def _transfers(part: Participation) -> tuple[TransferView, ...]:
     under_way = part.shardcast.under_way()
-    names = part.payload_names() if under_way else {}
+    names = part.payloads.names() if under_way else {}
     return tuple(
         TransferView(
             name=names.get(payload, f"payload {payload.root.hex()[:8]}"),

@@ -197,7 +197,7 @@ class ChangingOver(Told):
 
         def note(news: News) -> None:
             if news.what == "complete":
-                came.append(part.payload_names().get(news.payload, "outdated"))
+                came.append(part.payloads.names().get(news.payload, "outdated"))
 
         part.shardcast.on_news(note)
         await gone.end()
