@@ -254,7 +254,8 @@ def converted(name: str, value: Any, origin: str) -> Any:
         converted = msgspec.convert(value, _TYPES[name], strict=False)
         _check(name, converted)
     except (msgspec.ValidationError, ValueError) as error:
-        raise UserError(f"{name} from {origin}: {error}", SETTINGS[name].metadata["doc"]) from error
+        words = f"{value!r} is neither true nor false" if _TYPES[name] is bool else error
+        raise UserError(f"{name} from {origin}: {words}", SETTINGS[name].metadata["doc"]) from error
     return converted
 
 

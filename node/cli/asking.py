@@ -50,10 +50,25 @@ def peers(*, common: Common = COMMON) -> None:
 
 
 def identity(*, common: Common = COMMON) -> None:
-    """Show the peer id and the addresses that others can dial."""
-    view = common.client.get("id", IdentityView)
+    """Show the peer id and, of a running daemon, the addresses that others can dial."""
+    view = _identity(common)
     if not show_json(view, common):
         print(view.peer, *view.addresses, sep="\n")
+
+
+def _identity(common: Common) -> IdentityView:
+    try:
+        return common.client.get("id", IdentityView)
+    except UserError:
+        from primed.node.lock import holder
+
+        paths = common.paths
+        if holder(paths.lock) is not None or not paths.identity.exists():
+            raise
+    from primed.p2p import identity, peerid
+
+    peer = peerid.to_text(identity.load(paths.identity).peer)
+    return IdentityView(peer=peer, addresses=(), data_dir=str(paths.root))
 
 
 def rewards(run: RunArgument = "", *, limit: LimitOption = 20, common: Common = COMMON) -> None:

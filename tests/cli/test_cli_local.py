@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from primed.p2p import identity
+from primed.p2p import identity, peerid
 
 from .test_cli import PRIMED, primed
 
@@ -62,6 +62,9 @@ def test_an_identity_moves(root: Path, tmp_path: Path) -> None:
     assert right.returncode == 0 and "one key, one machine" in right.stdout
     ours, theirs = identity.load(root / "identity.key"), identity.load(new / "identity.key")
     assert ours.peer == theirs.peer
+    told = primed(*at(new, "id", "--json")).json  # what an originator asks for
+    assert told["peer"] == peerid.to_text(ours.peer) and told["addresses"] == []
+    assert primed(*at(tmp_path / "nothing", "id")).code == 1
     done = primed(*at(root, "id", "export", str(tmp_path / "x")))
     assert done.code == 1 and "no passphrase was given" in done.err
 

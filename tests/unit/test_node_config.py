@@ -81,6 +81,7 @@ def test_lists_are_separated_by_commas_in_the_environment(paths: Paths) -> None:
         ("", {}, {"bootstrap": ["/ip4/1.2.3.4/tcp/1"]}, "ends in /p2p/", "swarm"),
         ("", {}, {"upload_cap_bytes_per_s": 1000}, "upload_cap_bytes_per_s from", "uplink"),
         ("", {"PRIMED_QUIET_HOURS": "at night"}, {}, "is not like 22:30-07:00", "clock"),
+        ("", {"PRIMED_UPNP": "maybe"}, {}, "PRIMED_UPNP: 'maybe' is neither true nor", "router"),
         ("", {}, {"metrics_listen": "9464"}, "metrics_listen from --metrics-listen", "host:port"),
         ("", {}, {"metrics_listen": "localhost:x"}, "not host:port", "host:port"),
     ],
