@@ -8,6 +8,7 @@ process itself ends (killed, or frozen before) is up to who started it.
 from __future__ import annotations
 
 import random
+import signal
 import sys
 import time
 
@@ -58,9 +59,12 @@ async def main(seed: int, bootstrap: list[str]) -> None:
         while True:
             await visit(rng.uniform(*STAYS_S), bootstrap)
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(HOSTS):
-            nursery.start_soon(come_and_go)
+    with trio.open_signal_receiver(signal.SIGTERM) as asked:
+        async with trio.open_nursery() as nursery:
+            for _ in range(HOSTS):
+                nursery.start_soon(come_and_go)
+            async for _ in asked:
+                nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ QUIET_S = 45.0  # after the last guest
 LIVES_S = 12.0  # of a process, about
 FROZEN_S = 25.0  # longer than a ping and its timeout
 PROCESSES = 3
+LEAVE_S = 60.0
 
 
 class Guests:
@@ -51,9 +52,9 @@ class Guests:
             oldest.send_signal(signal.SIGSTOP)
             self._frozen.append((time.monotonic() + FROZEN_S, oldest))
         else:
-            oldest.send_signal(signal.SIGKILL if how == 1 else signal.SIGINT)
+            oldest.send_signal(signal.SIGKILL if how == 1 else signal.SIGTERM)
         if how:
-            oldest.wait()
+            oldest.wait(LEAVE_S)
         self.bury(time.monotonic())
 
     def bury(self, now: float) -> None:

@@ -8,6 +8,7 @@ views and wake by `changes`. Payloads and batches travel by protocols; children 
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -79,6 +80,7 @@ class Participation:
         self.unnamed = trio.Lock()  # held while a payload is here that no manifest names yet
         self.verdicts: deque[tuple[Entry, Verdict]] = deque(maxlen=VERDICTS_KEPT)
         self.joined: dict[bytes, tuple[Role, ...]] = {}  # peer -> roles it stated
+        self._stirred = trio.Event()  # deadlines of cases may have changed
         self._services = services
         self._is_new = is_new
         self._heard: dict[bytes, float] = {}  # learner -> when its last manifest came
@@ -153,9 +155,13 @@ class Participation:
         _log.info("own head", run=self.run.run_id.hex()[:8], recovery=str(recovery))
 
     async def _tick(self) -> None:
-        """Let local deadlines pass."""
+        """Let local deadlines pass: at the next one there is, which an event may change."""
         while True:
-            await trio.sleep(TICK_S)
+            self._stirred = trio.Event()
+            deadline = self.cases.next_deadline()
+            with trio.move_on_at(math.inf if deadline is None else deadline):
+                await self._stirred.wait()
+            await trio.sleep(TICK_S)  # each look is at all cases
             self.cases.advance(trio.current_time())
             self._tell_cases()
 
@@ -177,6 +183,7 @@ class Participation:
         elif isinstance(body, Committed):
             self.rollouts.commit(body.batch)
         self._tell_cases()
+        self._stirred.set()
         self.changes.notify()
 
     async def _adopt(self, state: State) -> None:
@@ -186,10 +193,12 @@ class Participation:
             if settled.worker == self.me:
                 await self.own.settle(settled)
         self._tell_cases()
+        self._stirred.set()
 
     def _void(self, author: bytes, seq: int, proof: object) -> None:
         self.ledger.forks[author] = seq
         self.cases.void(author, seq, trio.current_time())
+        self._stirred.set()
         name = f"equivocation-{peerid.short(author)}"
         what = f"{peerid.short(author)} signed two different events with number {seq}"
         self.problems.raise_(name, what, "its statements from there on are void; nothing to do")

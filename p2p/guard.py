@@ -72,7 +72,11 @@ class GuardedHost(BasicHost):
         """What identify and we tell others. The library would cut the relay out of an address."""
         own = Multiaddr(f"/p2p/{self.get_id()}")
         assert self._addrs_factory is not None
-        return [a.encapsulate(own) for a in self._addrs_factory(list(self.get_transport_addrs()))]
+        try:
+            listening = list(self.get_transport_addrs())
+        except OSError:  # asked by a peer while we leave: the listeners are closed
+            listening = []
+        return [a.encapsulate(own) for a in self._addrs_factory(listening)]
 
     def protocols_of(self, peer: bytes) -> frozenset[str]:
         """What identify said; empty before."""

@@ -74,6 +74,11 @@ class Announcer:
             mine[payload] = _Subscription(Bitmap(shown.count, bytes(shown)), now)
         return shown
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything may become due by itself."""
+        return bool(self._seedings) or any(self._subscriptions.values())
+
     def due(self, among: int, now: float) -> list[Announcement]:
         """What to tell whom now; each is then on its way until `arrived`."""
         self._advance(now)

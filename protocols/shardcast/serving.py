@@ -6,6 +6,7 @@ Owned by the Shardcast service. Everything sent waits for the upload allowance t
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -79,6 +80,7 @@ class Serving:
         """A complete payload of ours that nobody has yet."""
         if payload.size_bytes > PUSH_MAX_BYTES:
             self._announcer.seed(payload)
+            self._news.set()
             self.completed()
 
     def gained(self) -> None:
@@ -106,7 +108,7 @@ class Serving:
                     among = len(self._neighbours.connected())
                     for news in self._announcer.due(among, trio.current_time()):
                         nursery.start_soon(self._tell, news)
-                with trio.move_on_after(TICK_S):
+                with trio.move_on_after(TICK_S if self._announcer.is_busy else math.inf):
                     await self._news.wait()
                 self._news = trio.Event()
 
