@@ -59,7 +59,7 @@ class Access:
                     nursery.start_soon(relays.keep_reservations, self._wants_relays)
         finally:
             if self._mapper is not None:
-                await self._mapper.drop("the network is not running")
+                await self._mapper.drop("the network is not running", is_end=True)
 
     async def _keep_looking(self) -> None:
         """Measure when there are peers to ask, and again now and then."""

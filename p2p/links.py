@@ -40,11 +40,14 @@ def _ip4_of(address: str) -> IPv4Address | None:
 
 
 def _interfaces() -> Iterable[IPv4Interface]:
-    """Those that are up and can be spoken to as a whole."""
-    states = psutil.net_if_stats()
-    for name, told in psutil.net_if_addrs().items():
-        flags = states[name].flags.split(",") if name in states else []
-        if not states[name].isup or not {"multicast", "loopback"} & set(flags):
+    """Those that are up and can be spoken to as a whole; none if the system does not tell."""
+    try:
+        states, known = psutil.net_if_stats(), psutil.net_if_addrs()
+    except OSError:
+        return
+    for name, told in known.items():
+        state = states.get(name)
+        if not (state and state.isup and {"multicast", "loopback"} & set(state.flags.split(","))):
             continue
         for each in told:
             if each.family.name == "AF_INET" and each.netmask:

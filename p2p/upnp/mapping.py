@@ -64,9 +64,12 @@ class PortMapper:
             await self._find(port)
         return self.mapping
 
-    async def drop(self, why: str) -> None:
-        """Take the mapping back; also while being cancelled."""
+    async def drop(self, why: str, *, is_end: bool = False) -> None:
+        """Take the mapping back; also while being cancelled. After the end of one life of the network
+        the next one may search at once."""
         held, self.mapping, self.state = self.mapping, None, why
+        if is_end:
+            self._again_at_s = -math.inf
         if held is None:
             return
         with trio.move_on_after(limits.UPNP_ANSWER_S) as scope:
@@ -117,7 +120,7 @@ class PortMapper:
             for link in here:
                 nursery.start_soon(look, link)
         first = default_gateways()
-        return sorted(found, key=lambda pair: pair[1].ip not in first)
+        return sorted(found, key=lambda pair: (pair[1].ip not in first, pair[0]))
 
 
 async def _mapped(place: Place, ip: str, port: int) -> Mapping:

@@ -55,6 +55,9 @@ async def test_a_port_is_mapped_with_a_lease_and_taken_back() -> None:
         assert await mapper.keep(4101) is mapping and len(router.asked) == 2
         await mapper.drop("stopped")
         assert not router.mappings and mapper.describe() == "stopped"
+        assert await mapper.keep(4101) is None  # it has been searched for just now
+        await mapper.drop("the network is down", is_end=True)
+        assert await mapper.keep(4101) is not None
 
 
 @pytest.mark.trio
