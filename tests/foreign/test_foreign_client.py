@@ -187,6 +187,7 @@ async def invalid_gossip(node: JsNode, victim: Libp2pNetwork) -> None:
 
 
 async def subscriptions(node: JsNode, victim: Libp2pNetwork) -> None:
+    await follow("t", node, hub=victim, others=0)  # from here on each has a message of its own
     await node.call("follow", topics=[f"{number:03}" + "t" * 200 for number in range(300)])
 
 
