@@ -202,7 +202,9 @@ class Libp2pNetwork:
         try:
             async with trio.open_nursery() as nursery:
                 try:
-                    await nursery.start(stack.run, listen, self._serve)
+                    with trio.CancelScope(shield=True):  # it could not be told to stop in between
+                        await nursery.start(stack.run, listen, self._serve)
+                    await trio.lowlevel.checkpoint_if_cancelled()
                     yield
                 except Exception as error:  # noqa: BLE001  raised again, outside of the nursery
                     failure = error

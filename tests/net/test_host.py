@@ -259,3 +259,15 @@ async def test_a_peer_that_was_cut_off_is_not_dialled_by_a_lookup_in_the_dht() -
         assert strict.peers() == []
         with pytest.raises(RemoteError, match="low score"):
             await strict.open_stream(other.peer, ECHO)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.002, 0.005, 0.01, 0.02])
+async def test_a_start_that_is_cancelled_ends(after_s: float) -> None:
+    """Wherever it was: what is shielded for an orderly stop must be told of it."""
+    network = new_network()
+    with trio.move_on_after(after_s):
+        async with network.running([LOCAL], []):
+            await trio.sleep_forever()
+    assert not network.is_running
+    async with network.running([LOCAL], []):
+        assert network.listen_addresses()
