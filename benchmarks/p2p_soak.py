@@ -97,6 +97,7 @@ def figures() -> Iterator[Figure]:
             "guests_about": int(guests.processes * HOSTS * (1 + LIVES_S / sum(STAYS_S))),
             "churn_s": CHURN_S,
             "files_before": files,
+            "files_after": [b + g for b, g in zip(files, grown, strict=True)],
             "daemon_cpu_percent": round(percent, 1),
         }
         yield Figure("soak_fd_growth", max(grown), "files", "lower", goal=0, about=about)
