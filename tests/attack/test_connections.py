@@ -13,6 +13,7 @@ import resource
 import socket
 import statistics
 import sys
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -98,19 +99,20 @@ def is_cut(raw: socket.socket) -> bool:
         return True
 
 
-async def flood(address: str, sources: Iterable[str]) -> int:
-    """Connect from each source, as fast as it goes; how many connections are still open."""
+def flood(address: str, sources: Iterable[str]) -> int:
+    """Connect from each source, as fast as it goes; how many connections are still open. In a thread:
+    a full backlog makes a connect wait, and our own node must not."""
     held: list[socket.socket] = []
     still_open = 0
     for number, source in enumerate(sources):
         with suppress(OSError):
             held.append(dial(source, address))
-        if number % 50 == 49:  # stay below our own limit on files; let our own node run
-            await trio.lowlevel.checkpoint()
-            cut, held = [raw for raw in held if is_cut(raw)], [r for r in held if not is_cut(r)]
+        if number % 50 == 49:  # stay below our own limit on files
+            cut = [raw for raw in held if is_cut(raw)]
+            held = [raw for raw in held if raw not in cut]
             for raw in cut:
                 raw.close()
-    await trio.sleep(0.3)
+    time.sleep(0.3)
     for raw in held:
         still_open += not is_cut(raw)
         raw.close()
@@ -132,12 +134,16 @@ async def _flooded(count: int, open_files: int, sources: Iterable[str], allowed:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch)
-            still_open = await flood(address, sources)
+            began = trio.current_time()
+            still_open = await trio.to_thread.run_sync(flood, address, sources)
+            rounds = (
+                1 + (trio.current_time() - began) / limits.UPGRADE_S
+            )  # then places are free again
             nursery.cancel_scope.cancel()
         await trio.sleep(1.0)
         after = await stats(honest, peer)
         assert still_open <= allowed
-        assert after["refused"] >= count - allowed - 50
+        assert after["refused"] >= count - allowed * rounds - 50
         assert after["files"] <= before["files"] + 1
         assert after["tasks"] <= before["tasks"] + 5
         assert after["resident_bytes"] - before["resident_bytes"] < 16 * 2**20
