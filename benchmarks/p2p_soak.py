@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from benchmarks.figures import Figure
@@ -98,6 +99,7 @@ def figures() -> Iterator[Figure]:
             "churn_s": CHURN_S,
             "files_before": files,
             "files_after": [b + g for b, g in zip(files, grown, strict=True)],
+            "sockets_after": _sockets(swarm),
             "daemon_cpu_percent": round(percent, 1),
         }
         yield Figure("soak_fd_growth", max(grown), "files", "lower", goal=0, about=about)
@@ -135,3 +137,9 @@ def _until_alone(swarm: Crowd) -> None:
 
 def _files(swarm: Crowd) -> list[int]:
     return [int(process.num_fds()) for process in swarm.processes()]
+
+
+def _sockets(swarm: Crowd) -> dict[str, int]:
+    """TCP sockets of all daemons by state: what a growth consists of."""
+    found = (process.net_connections("tcp") for process in swarm.processes())
+    return dict(Counter(str(each.status) for sockets in found for each in sockets))
