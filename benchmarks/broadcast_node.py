@@ -24,7 +24,7 @@ from primed.p2p import limits
 from primed.p2p.host import MEMBER_PROTOCOL, Libp2pNetwork
 from primed.p2p.identity import Identity
 from primed.p2p.network import Acceptance, Stream
-from primed.p2p.outbox import Letter
+from primed.p2p.outbox import Letter, Outbox
 from primed.p2p.shardflow import Shardflow
 from primed.p2p.uploads import Uploads
 from primed.protocols.by_run import RunServers
@@ -41,12 +41,15 @@ class StockFlow(Shardflow):
     async def send_own(self, to: list[ID], letter: Letter) -> None:
         self.send_on(to, letter)
 
-    def send_on(self, to: list[ID], letter: Letter) -> bool:
+    def send_on(self, to: list[ID], letter: Letter, *, is_ours_to_spread: bool = False) -> bool:
         for peer_id in to:
             outbox = self._owner.outbox(peer_id)
             if outbox is not None and not self.holders.has(peer_id, letter.message_id):
                 outbox.put(letter._replace(message_id=b""))  # not looked at again
         return True
+
+    async def may_send(self, outbox: Outbox) -> None:
+        """In any order."""
 
 
 class Node:

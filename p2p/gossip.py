@@ -254,10 +254,11 @@ class Gossip(Pubsub):
         """One peer's turn at a time: who waits for the allowance does not know yet which shard it
         will send, so that none is sent that has become useless meanwhile."""
         while await queue.wait_large():
+            await self.router.flow.may_send(queue)
             async with self._turn:
+                await self._uploads.take(allowed := queue.large_bytes)
                 letter = queue.take_large(partial(self.router.flow.holders.has, peer_id))
-                if letter is not None:
-                    await self._uploads.take(len(letter.encoded))
+                self._uploads.reserve((len(letter.encoded) if letter else 0) - allowed)
             if letter is not None and not self._uploads.quiet_s():  # others have it, or are asked
                 await self._write(peer_id, stream, queue, lock, letter)
 

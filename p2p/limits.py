@@ -124,8 +124,10 @@ IDONTWANT_FROM_BYTES = 1024  # smaller messages are cheaper than telling everybo
 
 HOLD_FROM_BYTES = 16 * 1024  # shards; events go on at once
 HOLD_S, HOLD_BETWEEN_S = 0.2, 0.05  # before sending one on, and between its receivers
+HOLD_RANDOM_S = 3.0  # at most, before sending on what others may send on, too
 HELD_MESSAGES = 512  # more than that are sent on at once
-HOLD_OWN_S = 1.0  # before our own goes to others than its first receiver
+HOLD_OWN_S = 4.0  # before our own goes to others than its first receiver
+GOSSIP_SPREAD_PEERS = 24  # that get a large message from its origin's first receiver, at most
 FIRST_OUT_S = 60.0  # at most, until all that nobody else has is out
 GOSSIP_ROOM_S = 10.0  # a full queue is waited for
 GOSSIP_HELD_IDS = 4096  # messages that a peer is known to have

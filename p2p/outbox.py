@@ -22,7 +22,7 @@ from primed.p2p import limits
 
 class Letter(NamedTuple):
     """An encoded RPC. `message_id` and `payload_bytes` are of the one message in it, if any;
-    `is_first`: nobody else has the message yet."""
+    `is_first`: nobody else will send it soon, since few have the message yet."""
 
     encoded: bytes
     message_id: bytes = b""
@@ -62,6 +62,12 @@ class Outbox(RpcQueue):
     def has_first(self) -> bool:
         """Whether messages wait here that nobody else has."""
         return bool(self._first)
+
+    @property
+    def large_bytes(self) -> int:
+        """What one of the large letters that wait will take of the upload allowance."""
+        queue = self._first or self._large
+        return len(queue[-1].encoded) if queue else 0
 
     def push(self, rpc: rpc_pb2.RPC, priority: bool = False) -> bool:
         """The library's way in, for announcements."""

@@ -95,6 +95,7 @@ class Router(gossipsub.GossipSub):
         self.mcache = BoundedCache()
         self._beats = 0
         self._offered: OrderedDict[bytes, float] = OrderedDict()  # message -> ask for it from then
+        self._asked: OrderedDict[bytes, set[ID]] = OrderedDict()  # message -> of whom
         self.flow = Shardflow(self, self._start)
 
     def _start(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
@@ -116,11 +117,18 @@ class Router(gossipsub.GossipSub):
         is_ours = msg_forwarder == self.pubsub.my_id
         if is_ours and len(pubsub_msg.data) < limits.IDONTWANT_FROM_BYTES:
             to = self._followers(pubsub_msg.topicIDs)
+        is_ours_to_spread = letter.is_large and (is_ours or msg_forwarder == origin)
+        if is_ours_to_spread:
+            to = self._spread_to(pubsub_msg.topicIDs, {msg_forwarder, origin})
         if len(pubsub_msg.data) >= limits.IDONTWANT_FROM_BYTES and not is_ours:
-            self._tell_we_have(letter.message_id, pubsub_msg.topicIDs, {msg_forwarder, origin})
+            asked = self._asked.pop(letter.message_id, set())  # who may have it in a long queue
+            asked.add(origin)
+            self._tell_we_have(letter.message_id, pubsub_msg.topicIDs, asked, msg_forwarder)
         if letter.is_large and is_ours:
             await self.flow.send_own(to, letter)
-        elif not (letter.is_large and self.flow.send_on(to, letter)):
+        elif not (
+            letter.is_large and self.flow.send_on(to, letter, is_ours_to_spread=is_ours_to_spread)
+        ):
             for peer_id in to:
                 self._put(peer_id, letter)
         for topic in pubsub_msg.topicIDs:
@@ -131,12 +139,21 @@ class Router(gossipsub.GossipSub):
         followers = (self.pubsub.peer_topics.get(topic, set()) for topic in topics)
         return [peer_id for peer_id in set().union(*followers) if peer_id in self.peer_protocol]
 
-    def _tell_we_have(self, message_id: bytes, topics: Any, without: set[ID]) -> None:
+    def _spread_to(self, topics: Iterable[str], without: set[ID]) -> list[ID]:
+        """Everybody who follows, the mesh before others: who alone sends a message need not fear
+        that its receivers get it twice, and the more it reaches, the fewer are left to chance."""
+        near = set().union(*(self.mesh.get(topic, set()) for topic in topics))
+        followers = [peer_id for peer_id in self._followers(topics) if peer_id not in without]
+        followers.sort(key=lambda peer_id: peer_id not in near)
+        return followers[: limits.GOSSIP_SPREAD_PEERS]
+
+    def _tell_we_have(self, message_id: bytes, topics: Any, asked: set[ID], without: ID) -> None:
         control = rpc_pb2.ControlMessage(
             idontwant=[rpc_pb2.ControlIDontWant(messageIDs=[message_id])]
         )
         letter = Letter(rpc_pb2.RPC(control=control).SerializeToString())
-        for peer_id in set().union(*(self.mesh.get(topic, set()) for topic in topics)) - without:
+        told = asked.union(*(self.mesh.get(topic, set()) for topic in topics))
+        for peer_id in told - {without}:
             if self.peer_protocol.get(peer_id) == gossipsub.PROTOCOL_ID_V12:
                 self._put(peer_id, letter, urgent=True)
 
@@ -190,7 +207,11 @@ class Router(gossipsub.GossipSub):
             if ihave.topicID in self.mesh:
                 ids = ids_of(ihave.messageIDs)
                 self.flow.holders.note(sender_peer_id, ids.values())
-                due = [text for text, message_id in ids.items() if self._is_due(message_id)]
+                due = [
+                    text
+                    for text, message_id in ids.items()
+                    if self._is_due(message_id, sender_peer_id)
+                ]
                 ihave = rpc_pb2.ControlIHave(topicID=ihave.topicID, messageIDs=due)
                 await self.handle_ihave(ihave, sender_peer_id)
         for iwant in control.iwant[:_CONTROL_PARTS]:
@@ -211,7 +232,7 @@ class Router(gossipsub.GossipSub):
             held = (i for i in heeded if len(i) <= limits.GOSSIP_ID_BYTES)
             self.flow.holders.note(sender_peer_id, held)
 
-    def _is_due(self, message_id: bytes) -> bool:
+    def _is_due(self, message_id: bytes, offered_by: ID) -> bool:
         """Whether to ask for a message that somebody offers: it has not come by itself for a while,
         and nobody was asked for it lately."""
         assert self.pubsub is not None
@@ -224,6 +245,9 @@ class Router(gossipsub.GossipSub):
         if now < due_at:
             return False
         self._offered[message_id] = now + limits.IWANT_AGAIN_S
+        self._asked.setdefault(message_id, set()).add(offered_by)
+        if len(self._asked) > limits.GOSSIP_SEEN_IDS:
+            self._asked.popitem(last=False)
         return True
 
     async def handle_graft(self, graft_msg: rpc_pb2.ControlGraft, sender_peer_id: ID) -> None:

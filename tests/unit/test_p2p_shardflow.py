@@ -132,3 +132,57 @@ async def test_a_shard_of_another_goes_on_to_who_lacks_it_and_few_are_held(
         assert len(router.holders(lambda letter: True)) == 3 * 5
         assert PEERS[0] not in router.holders(lambda letter: True)
         assert router.flow.send_on(list(PEERS), shard(3))
+
+
+async def test_what_we_alone_are_to_spread_goes_at_once_and_other_copies_wait_for_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        router = Router(nursery)
+        router.flow.send_on(list(PEERS), shard(0))
+        router.flow.send_on(list(PEERS), shard(1), is_ours_to_spread=True)
+        await trio.sleep(limits.HOLD_BETWEEN_S * len(PEERS) + 0.1)
+        assert router.holders(lambda letter: True) == list(PEERS)  # only the one, and to everybody
+        assert all(box.has_first for box in router.boxes.values())
+        await trio.sleep(10)
+        assert len(router.holders(lambda letter: True)) == len(PEERS)
+        for box in router.boxes.values():
+            drained(box)
+        await trio.sleep(limits.HOLD_S + limits.HOLD_RANDOM_S + 1)
+        assert len(router.holders(lambda letter: letter.message_id == b"0")) == len(PEERS)
+
+
+async def test_a_queue_waits_for_first_copies_of_others_but_not_for_its_own(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        router = Router(nursery)
+        mine, other = router.boxes[PEERS[0]], router.boxes[PEERS[1]]
+        mine.put(shard(0))
+        other.put(shard(1)._replace(is_first=True))
+        began = trio.current_time()
+        with trio.move_on_after(5) as still_waiting:
+            await router.flow.may_send(mine)
+        assert still_waiting.cancelled_caught
+        mine.put(shard(2)._replace(is_first=True))
+        await router.flow.may_send(mine)  # or two queues would wait for each other
+        drained(mine)
+        mine.put(shard(3))
+        await router.flow.may_send(mine)  # nothing is put off for ever
+        assert trio.current_time() - began == pytest.approx(5 + limits.FIRST_OUT_S, abs=1)
+
+
+async def test_holders_of_a_shard_do_not_all_send_it_on_at_one_moment(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    moments = set()
+    for seed in range(5):
+        async with trio.open_nursery() as nursery:
+            router = Router(nursery)
+            router.flow = Shardflow(router, nursery.start_soon, random.Random(seed))
+            router.flow.send_on(PEERS[:1], shard(0))
+            began = trio.current_time()
+            while not router.holders(lambda letter: True):
+                await trio.sleep(0.05)
+            moments.add(round(trio.current_time() - began, 1))
+    assert len(moments) >= 4 and max(moments) <= limits.HOLD_S + limits.HOLD_RANDOM_S + 0.1
