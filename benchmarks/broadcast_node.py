@@ -8,6 +8,7 @@ under our cap, since the library's own queues lose three of four shards of such 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -165,5 +166,6 @@ def say(**news: Any) -> None:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # as the daemon does
     node = Node(Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3] == "stock")
     trio.run(node.run)

@@ -24,7 +24,7 @@ from primed.verify.statements import Payload
 TICK_S = 0.25
 LEAF_BYTES = 256 * 1024
 WIDTHS = 16  # leaves of a request over the bulk lane
-CALM = 8  # connections that a node looks for
+LINKS = 12  # connections that a node looks for (`p2p.limits.HOME.target_peers`)
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Swarm:
     public: list[bool]
     latency_s: list[float]
     seed: int
-    links: int = CALM
+    links: int = LINKS
     done_at: dict[int, float] = field(default_factory=dict)
     sent_leaves: int = 0
 
@@ -65,8 +65,8 @@ class Swarm:
             and other.number not in node.near
             and (node.is_public or other.is_public)
         ]
-        wanted = self.links // 2 if not node.near else self.links
-        for other in self.rng.sample(others, min(len(others), max(0, wanted - len(node.near)))):
+        wanted = max(0, self.links - len(node.near))
+        for other in self.rng.sample(others, min(len(others), wanted)):
             node.near[other.number] = other.near[node.number] = None
 
     def run(self, until_s: float) -> None:
