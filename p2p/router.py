@@ -37,13 +37,14 @@ _log = logging.getLogger(__name__)
 _CONTROL_PARTS = 64  # grafts, prunes, ... heeded of one RPC
 _BACK_OFF_LONGEST_S = 3600
 _ANSWERS_BEATS = 5  # heartbeats after which answers are counted anew
+_KEPT_BEATS = 12  # heartbeats that messages are kept for: who is offered one asks seconds later
 
 
 class BoundedCache(MessageCache):
     """Whole messages of the last heartbeats, for IWANT and for peers that join; oldest dropped."""
 
     def __init__(self) -> None:
-        super().__init__(window_size=3, history_size=5)
+        super().__init__(window_size=3, history_size=_KEPT_BEATS)
         self._bytes = 0
 
     def put(self, msg: rpc_pb2.Message) -> None:
