@@ -152,7 +152,7 @@ async def sent_bytes(members: Sequence[Member], *kinds: str) -> float:
     """Of all living nodes together."""
     kinds = kinds or ("bulk_sent_bytes", "stream_sent_bytes")
     told = [await member.describe() for member in living(members)]
-    return sum(each[kind] for each in told for kind in kinds)
+    return float(sum(each[kind] for each in told for kind in kinds))
 
 
 def living(members: Sequence[Member]) -> list[Member]:
