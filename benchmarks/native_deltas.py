@@ -30,7 +30,7 @@ from primed.verify.runspec import ModelSpec
 U16 = NDArray[np.uint16]
 Figure = tuple[str, float, str, dict[str, float]]  # name, value, unit, beside it in the same run
 
-CHUNK = 4 * 1024 * 1024  # weights of a delta's chunk
+CHUNK = 8 * 1024 * 1024  # weights of a delta's chunk
 RUNS = 7
 WARM_STEPS, SETTLED_STEPS, SPAN = 120, 20, 8
 BATCH, LENGTH = 8, 64

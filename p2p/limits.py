@@ -132,6 +132,9 @@ FIRST_OUT_S = 60.0  # at most, until all that nobody else has is out
 GOSSIP_ROOM_S = 10.0  # a full queue is waited for
 GOSSIP_HELD_IDS = 4096  # messages that a peer is known to have
 IHAVE_PATIENCE_S, IWANT_AGAIN_S = 1.5, 4.0  # what comes by itself is not asked for, nor twice
+GOSSIP_OFFERS = 16_384  # messages that peers offer and we lack ...
+GOSSIP_OFFERS_FIRST = 1024  # ... of these offered first by one peer ...
+GOSSIP_OFFERS_EACH = 8  # ... and peers to ask for one of them
 
 # Discovery and overlay
 RETRY_FIRST_S, RETRY_LAST_S = 2.0, 30.0  # of bootstrap peers and peers that once answered

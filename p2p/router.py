@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -29,6 +29,7 @@ from libp2p.pubsub.utils import safe_bytes_from_hex
 from primed.p2p import limits
 from primed.p2p.errors import LOW
 from primed.p2p.meshplaces import MeshPlaces
+from primed.p2p.offers import Offers
 from primed.p2p.outbox import Letter, Outbox
 from primed.p2p.shardflow import Shardflow
 
@@ -36,13 +37,14 @@ _log = logging.getLogger(__name__)
 _CONTROL_PARTS = 64  # grafts, prunes, ... heeded of one RPC
 _BACK_OFF_LONGEST_S = 3600
 _ANSWERS_BEATS = 5  # heartbeats after which answers are counted anew
+_KEPT_BEATS = 12  # heartbeats that messages are kept for: who is offered one asks seconds later
 
 
 class BoundedCache(MessageCache):
     """Whole messages of the last heartbeats, for IWANT and for peers that join; oldest dropped."""
 
     def __init__(self) -> None:
-        super().__init__(window_size=3, history_size=5)
+        super().__init__(window_size=3, history_size=_KEPT_BEATS)
         self._bytes = 0
 
     def put(self, msg: rpc_pb2.Message) -> None:
@@ -94,8 +96,7 @@ class Router(gossipsub.GossipSub):
         self._answers: Counter[tuple[ID, bytes]] = Counter()
         self.mcache = BoundedCache()
         self._beats = 0
-        self._offered: OrderedDict[bytes, float] = OrderedDict()  # message -> ask for it from then
-        self._asked: OrderedDict[bytes, set[ID]] = OrderedDict()  # message -> of whom
+        self._offers = Offers()
         self.flow = Shardflow(self, self._start)
 
     def _start(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
@@ -121,9 +122,10 @@ class Router(gossipsub.GossipSub):
         if is_ours_to_spread:
             to = self._spread_to(pubsub_msg.topicIDs, {msg_forwarder, origin})
         if len(pubsub_msg.data) >= limits.IDONTWANT_FROM_BYTES and not is_ours:
-            asked = self._asked.pop(letter.message_id, set())  # who may have it in a long queue
-            asked.add(origin)
-            self._tell_we_have(letter.message_id, pubsub_msg.topicIDs, asked, msg_forwarder)
+            asked = self._offers.arrived(letter.message_id)  # they may have it in a long queue
+            self._tell_we_have(
+                letter.message_id, pubsub_msg.topicIDs, asked | {origin}, msg_forwarder
+            )
         if letter.is_large and is_ours:
             await self.flow.send_own(to, letter)
         elif not (
@@ -204,16 +206,10 @@ class Router(gossipsub.GossipSub):
     async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
         control = rpc.control
         for ihave in control.ihave[:_CONTROL_PARTS]:
-            if ihave.topicID in self.mesh:
-                ids = ids_of(ihave.messageIDs)
-                self.flow.holders.note(sender_peer_id, ids.values())
-                due = [
-                    text
-                    for text, message_id in ids.items()
-                    if self._is_due(message_id, sender_peer_id)
-                ]
-                ihave = rpc_pb2.ControlIHave(topicID=ihave.topicID, messageIDs=due)
-                await self.handle_ihave(ihave, sender_peer_id)
+            if ihave.topicID in self.mesh and self._check_ihave_rate_limit(
+                sender_peer_id, ihave.topicID
+            ):
+                self._offered(sender_peer_id, ids_of(ihave.messageIDs).values())
         for iwant in control.iwant[:_CONTROL_PARTS]:
             if self._check_iwant_rate_limit(sender_peer_id):
                 for message_id in ids_of(iwant.messageIDs).values():
@@ -232,23 +228,13 @@ class Router(gossipsub.GossipSub):
             held = (i for i in heeded if len(i) <= limits.GOSSIP_ID_BYTES)
             self.flow.holders.note(sender_peer_id, held)
 
-    def _is_due(self, message_id: bytes, offered_by: ID) -> bool:
-        """Whether to ask for a message that somebody offers: it has not come by itself for a while,
-        and nobody was asked for it lately."""
+    def _offered(self, by: ID, message_ids: Collection[bytes]) -> None:
         assert self.pubsub is not None
-        if self.pubsub.seen_messages.has(message_id):
-            return False
+        self.flow.holders.note(by, message_ids)
         now = trio.current_time()
-        due_at = self._offered.setdefault(message_id, now + limits.IHAVE_PATIENCE_S)
-        if len(self._offered) > limits.GOSSIP_SEEN_IDS:
-            self._offered.popitem(last=False)
-        if now < due_at:
-            return False
-        self._offered[message_id] = now + limits.IWANT_AGAIN_S
-        self._asked.setdefault(message_id, set()).add(offered_by)
-        if len(self._asked) > limits.GOSSIP_SEEN_IDS:
-            self._asked.popitem(last=False)
-        return True
+        for message_id in message_ids:
+            if not self.pubsub.seen_messages.has(message_id):
+                self._offers.note(message_id, by, now)
 
     async def handle_graft(self, graft_msg: rpc_pb2.ControlGraft, sender_peer_id: ID) -> None:
         """Into the mesh, if there is a place; topics we do not follow are ignored."""
@@ -295,6 +281,9 @@ class Router(gossipsub.GossipSub):
         self._graft_chosen(grafts)
         self.fanout_heartbeat()
         await self._emit_control_msgs(grafts, prunes, self.gossip_heartbeat())
+        asks = self._offers.due(self.pubsub.seen_messages.has, trio.current_time())
+        for peer_id, message_ids in asks.items():
+            await self.emit_iwant(message_ids, peer_id)
         self.mcache.shift()
         self._beats += 1
         if self._beats % _ANSWERS_BEATS == 0:

@@ -2,7 +2,7 @@
 
 algorithms.md section 5. File: u32 big-endian header length; header (msgpack); the tensors of the
 new version that are not bf16, raw, in order of name; then the bf16 tensors, in order of name one
-row of weights cut into chunks of 4 Mi, each chunk as u32 big-endian length and what
+row of weights cut into chunks of 8 Mi, each chunk as u32 big-endian length and what
 primed.native.deltas packs. Base and result are named by their weights digests: a wrong base is
 refused, a wrong result is never kept. A span of several versions is encoded from its end points.
 Files are mapped and chunks go one by one: memory is bounded by a chunk, whatever the model.
@@ -26,7 +26,7 @@ from primed.training import weights
 from primed.training.errors import BadInput
 from primed.verify.runspec import Digest
 
-CHUNK_WEIGHTS = 4 * 1024 * 1024
+CHUNK_WEIGHTS = 8 * 1024 * 1024
 HEADER_MAX_BYTES = 1024
 _LENGTH = struct.Struct(">I")
 _MAGIC = "primed-delta/2"

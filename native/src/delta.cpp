@@ -10,7 +10,7 @@ namespace primed {
 namespace {
 
 constexpr std::size_t kLanes = 4;  // independent counters, so that none waits for its last store
-constexpr std::size_t kCutBytes = 64;
+constexpr std::size_t kCutBytes = 2048;
 constexpr std::uint32_t kEscape = 255;
 
 using Counts = std::array<std::uint32_t, kDeltaClasses>;

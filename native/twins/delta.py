@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 CLASSES = 256
 WEIGHTS_MAX = 1 << 24  # of a chunk
 _ESCAPE = 255
-_CUT_BYTES = 64
+_CUT_BYTES = 2048
 
 U8 = NDArray[np.uint8]
 U16 = NDArray[np.uint16]

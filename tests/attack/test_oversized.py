@@ -131,7 +131,7 @@ async def test_scenario_22_long_ids_and_names_in_gossip_are_not_kept(
         assert resident_bytes() - before < 12 * MIB
         router = gossip_of(victim).router
         held = set(router.flow.holders._had.get(ID(attacker.peer), ()))
-        assert all(len(i) <= limits.GOSSIP_ID_BYTES for i in [*held, *router._offered])
+        assert all(len(i) <= limits.GOSSIP_ID_BYTES for i in [*held, *router._offers._offers])
         assert await ask(friend, victim.peer, b"alive") == b"alive"
         assert victim.traffic.handler_errors == 0
 
