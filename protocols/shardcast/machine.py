@@ -139,6 +139,7 @@ class Download:
         self._sources: dict[bytes, Source] = {}
         self._asked: dict[int, set[bytes]] = {}  # leaf -> of whom
         self._busy = Bitmap(self.have.count)  # leaves in _asked
+        self._counted: dict[int, int] = {}  # leaf -> sources that have it (`_copies`)
         self._progress_at = self.now
         self._looked_at = -1e9
         self._pulls = not self.is_pushed  # once begun, pulling goes on
@@ -233,6 +234,7 @@ class Download:
         for index in indexes:
             if index < self.have.count:
                 source.have.add(index)
+                self._counted.pop(index, None)
 
     def _answered(self, event: Answered) -> list[Effect]:
         source = self._sources.get(event.ask.peer)
@@ -242,6 +244,7 @@ class Download:
         self._release(event.ask.peer, event.ask.indexes)
         for index in event.lacks:
             source.have.discard(index)
+            self._counted.pop(index, None)
         if event.bad:
             self._condemn(event.ask.peer)
         elif event.lacks and not event.leaves:
@@ -283,6 +286,7 @@ class Download:
     def _failed(self, source: Source) -> None:
         source.failed(self.now)
         source.have, source.is_known = Bitmap(self.have.count), False  # ask again what it has
+        self._counted.clear()
 
     def _condemn(self, peer: bytes) -> None:
         self.bad.add(peer)
@@ -291,6 +295,7 @@ class Download:
     def _drop(self, peer: bytes) -> None:
         self._release(peer, tuple(self._sources[peer].asked))
         del self._sources[peer]
+        self._counted.clear()
 
     def _release(self, peer: bytes, indexes: tuple[int, ...]) -> None:
         """These are no longer in flight from this peer."""
@@ -335,21 +340,22 @@ class Download:
     def _requests(self) -> list[Effect]:
         effects: list[Effect] = []
         active = sum(1 for source in self._sources.values() if source.asked)
-        for peer, source in self._ready(active < SOURCES_MAX):
+        for peer, source, fresh in self._ready(active < SOURCES_MAX):
             if not source.asked and active >= SOURCES_MAX:
                 continue
             room = source.room()
-            indexes = self._fresh(source)[:room] or self._again(peer, source)[:room]
+            indexes = [index for index in fresh if index not in self._busy][:room]
+            indexes = indexes or self._fresh(source)[:room] or self._again(peer, source)[:room]
             if indexes:
                 active += not source.asked
                 effects.append(self._ask(peer, source, tuple(indexes)))
         return effects
 
-    def _ready(self, is_place_free: bool) -> list[tuple[bytes, Source]]:
-        """Sources that could be asked: those with the rarest leaves first, of these the best;
-        sometimes in random order."""
+    def _ready(self, is_place_free: bool) -> list[tuple[bytes, Source, list[int]]]:
+        """Sources that could be asked, and what for: those with the rarest leaves first, of these
+        the best; sometimes in random order."""
         ready = [
-            (peer, source)
+            (peer, source, self._fresh(source))
             for peer, source in self._sources.items()
             if source.is_known
             and source.rests_until <= self.now
@@ -358,12 +364,12 @@ class Download:
         ]
         self.rng.shuffle(ready)
         if len(ready) > 1 and self.rng.random() >= EXPLORED:
-            ready.sort(key=lambda pair: (self._rarity(pair[1]), -pair[1].merit()))
+            ready.sort(key=lambda each: (self._rarity(each[2]), -each[1].merit()))
         return ready
 
-    def _rarity(self, source: Source) -> int:
-        """How many have the rarest leaf that this source could give."""
-        return min(map(self._copies, self._fresh(source)[:1]), default=len(self._sources))
+    def _rarity(self, fresh: list[int]) -> int:
+        """How many have the rarest leaf that a source could give."""
+        return self._copies(fresh[0]) if fresh else len(self._sources)
 
     def _ask(self, peer: bytes, source: Source, indexes: tuple[int, ...]) -> Ask:
         source.requests += 1
@@ -411,7 +417,11 @@ class Download:
                     yield 8 * start + bit
 
     def _copies(self, index: int) -> int:
-        return sum(1 for source in self._sources.values() if index in source.have)
+        """How many sources have this leaf; counted when that may have changed."""
+        if index not in self._counted:
+            has = (index in source.have for source in self._sources.values())
+            self._counted[index] = sum(has)
+        return self._counted[index]
 
     def _search(self) -> list[Effect]:
         """When nothing has come for some time."""

@@ -69,6 +69,9 @@ class World:
         heapq.heappush(self.queue, (self.now + delay, next(self.order), event))
 
     def carry_out(self, effects: list[Effect]) -> None:
+        known = self.machine._sources.values()
+        for index, copies in self.machine._counted.items():
+            assert copies == sum(index in source.have for source in known)
         for effect in effects:
             if isinstance(effect, AskHave):
                 self.tell(effect, self.sources[effect.peer])
