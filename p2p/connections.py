@@ -71,6 +71,16 @@ class Connections(INotifee):
         entry = self._peers.get(peer)
         return entry.network if entry else ""
 
+    def of_the_crowd(self) -> bytes | None:
+        """The youngest peer that is not chosen, of the network with the most connections: it can go
+        when a peer of another network should come."""
+        crowd = Counter(entry.network for entry in self._peers.values())
+        largest, size = crowd.most_common(1)[0] if crowd else ("", 0)
+        if size <= self._per_network:
+            return None
+        members = [p for p in self._peers.keys() - self._chosen if self.network_of(p) == largest]
+        return max(members, key=lambda peer: self._peers[peer].since_s, default=None)
+
     def clear(self) -> None:
         self._peers.clear()
         self._chosen = frozenset()

@@ -94,6 +94,7 @@ class Libp2pNetwork:
             connected=self._connections.peers,
             excluded=self.is_unwelcome,
             chosen=self._connections.chosen,
+            make_room=self._make_room,
         )
         self._handlers = Handlers(self._traffic, self.penalise)
         self._topics = Topics(self._traffic)
@@ -299,6 +300,12 @@ class Libp2pNetwork:
             raise RemoteError(f"cannot connect to {peerid.short(peer)}: {error}") from error
         if address := swarm.dialled_address(peer):
             self._book.worked(peer, address, time.time())
+
+    async def _make_room(self) -> None:
+        """If all connections that we may have are taken, a crowd of one network gives one up."""
+        is_full = len(self._running().swarm.get_connections()) >= self._profile.connections
+        if is_full and (peer := self._connections.of_the_crowd()) is not None:
+            await self._hang_up(peer)
 
     async def _hang_up(self, peer: bytes) -> None:
         await self._running().swarm.close_peer(ID(peer))

@@ -3,7 +3,7 @@
 Also when there are enough, a bootstrap peer that we are not connected to is looked in on now and
 then: two halves of a swarm that began apart become one that way. And if too few of those connected
 are chosen (`connections`), say because a crowd from one network came to us, peers of other networks are
-dialled. `describe` says in one sentence how it stands; nothing here ever gives up.
+dialled, and the crowd makes room for them. `describe` says in one sentence how it stands; nothing here ever gives up.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Redial(NamedTuple):
 
 
 class Overlay:
-    """`dial` connects to a known peer or raises RemoteError; `connected` lists who is."""
+    """`dial` connects to a known peer or raises RemoteError; `connected` lists who is; `make_room`
+    sees to it that one more connection can be made."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Overlay:
         connected: Callable[[], Collection[bytes]],
         excluded: Callable[[bytes], bool],
         chosen: Callable[[], Collection[bytes]] | None = None,
+        make_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
         self._book = book
         self._target_peers = target_peers
@@ -48,6 +50,7 @@ class Overlay:
         self._connected = connected
         self._excluded = excluded
         self._chosen = chosen or connected
+        self._make_room = make_room
         self._dialling: set[bytes] = set()
         self._probe_at_s = math.inf  # set when `run` begins
         self._changed = trio.Event()
@@ -61,9 +64,10 @@ class Overlay:
         async with trio.open_nursery() as nursery:
             while True:
                 self._changed = trio.Event()
+                needs_room = len(self._connected()) >= self._target_peers
                 for peer in self._choose():
                     self._dialling.add(peer)
-                    nursery.start_soon(self._try, peer)
+                    nursery.start_soon(self._try, peer, needs_room)
                 with trio.move_on_after(limits.OVERLAY_TICK_S):
                     await self._changed.wait()
                     await trio.sleep(0.05)  # a burst of pokes is one
@@ -93,8 +97,10 @@ class Overlay:
         peer = self._book.to_probe({*self._connected(), *self._dialling}, now_s)
         return [] if peer is None or self._excluded(peer) else [peer]
 
-    async def _try(self, peer: bytes) -> None:
+    async def _try(self, peer: bytes, needs_room: bool) -> None:
         try:
+            if needs_room:
+                await self._make_room()
             await self._dial(peer)
         except RemoteError as error:
             self._book.failed(peer, trio.current_time(), error.reason)

@@ -134,6 +134,30 @@ async def test_scenario_27_a_victim_whose_book_is_poisoned_finds_its_old_neighbo
         assert len(told) <= SMALL.known_per_network
 
 
+async def test_scenario_27_a_crowd_that_takes_all_connections_makes_room_for_other_networks() -> (
+    None
+):
+    """Twelve of one network are everything that the victim can be connected to; then it hears of
+    an honest peer elsewhere."""
+    full = limits.Profile(connections=12, target_peers=4)
+    victim = new_network(profile=full)
+    crowd = [new_network(profile=replace(SMALL, target_peers=0)) for _ in range(12)]
+    honest = new_network(profile=SMALL)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(victim.running(["/ip4/127.1.0.1/tcp/0"], []))
+        for number, network in enumerate(crowd):
+            await stack.enter_async_context(network.running([f"/ip4/127.66.{number}.1/tcp/0"], []))
+            if number < full.inbound:
+                await network.connect(victim.listen_addresses()[0])
+            else:
+                await victim.connect(network.listen_addresses()[0])
+        await until(lambda: len(connected(victim)) == 12)
+        await stack.enter_async_context(honest.running(["/ip4/127.10.0.1/tcp/0"], []))
+        victim.remember(honest.peer, list(honest.listen_addresses()))
+        await until(lambda: honest.peer in connected(victim), 15)
+        assert len(connected(victim)) <= 12
+
+
 @asynccontextmanager
 async def apart(count: int, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Libp2pNetwork]]:
     """Two halves of a swarm, each around its own of two bootstrap peers that all know."""
