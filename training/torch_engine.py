@@ -96,9 +96,8 @@ class TorchEngine:
         model, prompt_tokens = self.model, ids.shape[1]
         cache = DynamicCache(config=model.config)
         for position in range(prompt_tokens, prompt_tokens + max_new_tokens):
-            states = model.model(
-                input_ids=ids, past_key_values=cache, use_cache=True
-            ).last_hidden_state[:, -1]  # [B, H]
+            out = model.model(input_ids=ids, cache=cache, use_cache=True)
+            states = out.last_hidden_state[:, -1]  # [B, H]
             logits = model.lm_head(states).numpy()  # [B, V]
             positions = np.full(len(owners), position, np.uint32)
             tokens = sampling.choose(logits, seeds, positions, temperature)
