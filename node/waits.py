@@ -94,11 +94,12 @@ class Changes:
         deadline = trio.current_time() + timeout_s
         with self._waits.named(name, waiting_for, timeout_s):
             while True:
-                event = self._event
-                if (found := look()) is not None:
-                    return found
-                left = deadline - trio.current_time()
-                if left <= 0:
+                now = trio.current_time()
+                with trio.move_on_at(min(deadline, now + 1.0)):
+                    while True:
+                        event = self._event
+                        if (found := look()) is not None:
+                            return found
+                        await event.wait()
+                if now >= deadline:
                     return None
-                with trio.move_on_after(min(left, 1.0)):
-                    await event.wait()

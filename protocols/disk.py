@@ -36,6 +36,6 @@ def inline() -> Iterator[None]:
 async def on_disk(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """The function's result, or its exception, from a disk thread."""
     if _is_inline.get():
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         return function(*args, **kwargs)
     return await trio.to_thread.run_sync(lambda: function(*args, **kwargs), limiter=_threads)

@@ -9,9 +9,11 @@ sender's id; slowness costs nothing or little, wrong bytes cost much.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TypeVar
 
 import msgspec
+import msgspec.inspect
 import trio
 from msgspec import Struct
 from msgspec.msgpack import Decoder
@@ -47,12 +49,33 @@ def is_finite(value: object) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, Struct):
-        return all(is_finite(getattr(value, name)) for name in value.__struct_fields__)
+        return all(is_finite(getattr(value, name)) for name in _with_floats(type(value)))
     if isinstance(value, (tuple, list)):
         return all(map(is_finite, value))
     if isinstance(value, dict):
         return all(map(is_finite, value.values()))
     return True
+
+
+@cache
+def _with_floats(kind: type[Struct]) -> tuple[str, ...]:
+    """The fields inside which a float may be: few messages have any."""
+    fields = msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
+    return tuple(field.name for field in fields if _holds_floats(field.type))
+
+
+def _holds_floats(kind: msgspec.inspect.Type) -> bool:
+    match kind:
+        case msgspec.inspect.FloatType() | msgspec.inspect.AnyType():
+            return True
+        case msgspec.inspect.StructType(cls=cls):
+            return bool(_with_floats(cls))
+        case msgspec.inspect.UnionType(types=kinds) | msgspec.inspect.TupleType(item_types=kinds):
+            return any(map(_holds_floats, kinds))
+        case msgspec.inspect.DictType(key_type=key, value_type=value):
+            return _holds_floats(key) or _holds_floats(value)
+        case _:
+            return hasattr(kind, "item_type") and _holds_floats(kind.item_type)
 
 
 def time_for(size_bytes: int) -> float:

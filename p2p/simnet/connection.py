@@ -33,6 +33,7 @@ class Connection:
         self.since_s = trio.current_time()
         self.streams: dict[bytes, dict[int, SimStream]] = {dialler.peer: {}, listener.peer: {}}
         self._networks = {dialler.peer: dialler, listener.peer: listener}
+        self._other = {dialler.peer: listener.peer, listener.peer: dialler.peer}
         self.via = via
         self._arrived = dict.fromkeys(self._networks, 0.0)  # sender -> when its last bytes arrive
         self._stalled: dict[bytes, list[Action]] = {peer: [] for peer in self._networks}
@@ -44,7 +45,7 @@ class Connection:
         return list(self._networks)
 
     def other(self, peer: bytes) -> bytes:
-        return next(each for each in self.streams if each != peer)
+        return self._other[peer]
 
     def network(self, peer: bytes) -> SimNetwork | None:
         """The node at this end while it is open."""

@@ -8,7 +8,7 @@ for theirs. So knowledge spreads along connections, with delay, and not across a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, TypeVar
 
@@ -95,10 +95,13 @@ class Discovery:
         return answers[0] if answers else None
 
 
+@lru_cache(maxsize=4096)
+def _point(name: bytes) -> int:
+    return int.from_bytes(sha256(name).digest(), "big")
+
+
 def _distance(key: bytes, peer: bytes) -> int:
-    return int.from_bytes(sha256(key).digest(), "big") ^ int.from_bytes(
-        sha256(peer).digest(), "big"
-    )
+    return _point(key) ^ _point(peer)
 
 
 def nearest(peers: Iterable[bytes], key: bytes, count: int) -> list[bytes]:

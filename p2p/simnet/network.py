@@ -46,6 +46,7 @@ class SimNetwork:
     ) -> None:
         self.world = world
         self.host = host
+        self._listens = (f"{host.address}/p2p/{peerid.to_text(host.peer)}",)
         self.scores = Scores()
         self.handler_errors: list[Exception] = []
         self._profile = profile
@@ -104,7 +105,7 @@ class SimNetwork:
         return "off"
 
     def listen_addresses(self) -> tuple[str, ...]:
-        return (f"{self.host.address}/p2p/{peerid.to_text(self.peer)}",)
+        return self._listens
 
     def connected(self) -> list[bytes]:
         return list(self._connections)
@@ -416,7 +417,7 @@ class SimNetwork:
     async def publish(self, topic: str, data: bytes) -> None:
         if len(data) > limits.GOSSIP_MESSAGE_BYTES:
             raise LocalError(f"{len(data)} bytes are too much for gossip")
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         self.gossip.publish(topic, data)
 
     # ---- DHT

@@ -59,7 +59,7 @@ class SimStream:
         return self._peer
 
     async def read_some(self, max_bytes: int) -> bytes:
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         while not self._arrived:
             if self._failure:
                 raise RemoteError(f"stream lost: {self._failure}", peer=self._peer)
@@ -77,7 +77,7 @@ class SimStream:
     async def write_all(self, data: bytes) -> None:
         finished = False
         try:
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint_if_cancelled()
             for start in range(0, len(data), limits.WRITE_BYTES):
                 await self._write(data[start : start + limits.WRITE_BYTES])
             finished = True

@@ -1,7 +1,7 @@
 """The world between simulated machines: what travels, how long it takes, and what is broken.
 
 Everything that crosses the network is an action due at a time; one task carries the actions out in
-order (times on a grid of 5 ms, then the order in which they were sent). All faults are
+order (times on a grid of 10 ms, then the order in which they were sent). All faults are
 methods here: partition and heal, freeze and thaw, power off and on.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from primed.p2p.simnet.connection import Connection
 
 Action = Callable[[], None]
-TICKS_PER_S = 200
+TICKS_PER_S = 100
 PACKET_BYTES = 1400
 RESEND_S = 0.2  # least time until TCP notices a lost packet
 START_UNIX_MS = 1_800_000_000_000
@@ -115,10 +115,13 @@ class World:
             ready = max(ready, self._link_free_at.get((a.peer, b.peer), 0.0))
             ready += size_bytes / _rate(own, latency_s)
             self._link_free_at[a.peer, b.peer] = ready
-        lines = [line for line in (a.access, b.access, via and via.access, own) if line]
-        jitter_s = self.rng.random() * sum(line.jitter_s for line in lines)
-        loss = 1 - math.prod((1 - line.loss) for line in lines)
-        is_resent = self.rng.random() < 1 - (1 - loss) ** (1 + size_bytes / PACKET_BYTES)
+        jitter_s, arrives = 0.0, 1.0
+        for line in (a.access, b.access, via.access if via else None, own):
+            if line is not None:
+                jitter_s += line.jitter_s
+                arrives *= 1 - line.loss
+        jitter_s *= self.rng.random()
+        is_resent = self.rng.random() >= arrives ** (1 + size_bytes / PACKET_BYTES)
         resend_s = max(RESEND_S, 2 * latency_s) if is_resent else 0.0
         return ready - trio.current_time() + latency_s + jitter_s + resend_s
 

@@ -16,7 +16,7 @@ from primed.verify.runspec import Role
 from .cast import Member, Vice, identity_of
 
 FAULTS_FROM_S, FAULTS_UNTIL_S = 6.0, 25.0
-STEPS = 6
+STEPS = 5
 FaultKind = Literal["part", "freeze", "crash", "power"]
 VICES: tuple[Vice, ...] = ("model", "copy", "equivocate", "replay", "garbage", "slander", "lie")
 
