@@ -51,6 +51,7 @@ class LedgerKeeper:
         self._run = run
         self._store = store
         self._changes = changes
+        self._cut_came = changes.apart()  # so that not every event wakes who waits for a cut
         self._problems = problems
         self._branch = branch
         self._branches: dict[bytes, list[Entry]] = {}  # author who forked -> what the cut took
@@ -82,11 +83,12 @@ class LedgerKeeper:
             return
         if body.number > self.state.number:  # after a restart the applied one comes again
             self._cuts.setdefault(body.number, entry)
+            self._cut_came.notify()
 
     async def run(self) -> None:
         """Apply cuts as they come, until cancelled."""
         while True:
-            cut = await self._changes.until(
+            cut = await self._cut_came.until(
                 lambda: self._cuts.get(self.state.number + 1),
                 f"cut {self.state.number + 1}",
                 "the originator to close the epoch",

@@ -82,6 +82,10 @@ class Changes:
         self._waits = waits
         self._event = trio.Event()
 
+    def apart(self) -> Changes:
+        """Other changes, whose waits are shown among the same."""
+        return Changes(self._waits)
+
     def notify(self) -> None:
         self._event.set()
         self._event = trio.Event()

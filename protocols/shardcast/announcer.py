@@ -74,10 +74,11 @@ class Announcer:
             mine[payload] = _Subscription(Bitmap(shown.count, bytes(shown)), now)
         return shown
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether anything may become due by itself."""
-        return bool(self._seedings) or any(self._subscriptions.values())
+    def is_busy(self, now: float) -> bool:
+        """Whether anything may become due by itself; with nothing seeded and nobody just told,
+        only another leaf makes something due."""
+        told = (each for mine in self._subscriptions.values() for each in mine.values())
+        return bool(self._seedings) or not all(each.may_be_told(now) for each in told)
 
     def due(self, among: int, now: float) -> list[Announcement]:
         """What to tell whom now; each is then on its way until `arrived`."""

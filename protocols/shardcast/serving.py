@@ -104,11 +104,13 @@ class Serving:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._provide)
             while True:
-                if not self._network.uploads.quiet_s():
+                now, wait_s = trio.current_time(), self._network.uploads.quiet_s()
+                if not wait_s:
                     among = len(self._neighbours.connected())
-                    for news in self._announcer.due(among, trio.current_time()):
+                    for news in self._announcer.due(among, now):
                         nursery.start_soon(self._tell, news)
-                with trio.move_on_after(TICK_S if self._announcer.is_busy else math.inf):
+                    wait_s = TICK_S if self._announcer.is_busy(now) else math.inf
+                with trio.move_on_after(wait_s):
                     await self._news.wait()
                 self._news = trio.Event()
 
