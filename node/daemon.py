@@ -11,6 +11,7 @@ import resource
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 
 import msgspec
 import structlog
@@ -137,7 +138,8 @@ class Daemon:
                 await joining.rejoin()
                 announce(await shown.status())
                 if invite is not None and invite.run is not None:
-                    nursery.start_soon(joining.join_invited, invite)
+                    join = partial(joining.join_invited, invite)
+                    nursery.start_soon(services.keep_running, "joining", join)
                 nursery.start_soon(self._until_signal)
                 self._systemd.notify("READY=1")
                 await self._stop.wait()

@@ -42,7 +42,9 @@ from primed.verify.runspec import Role, Run, SignedRun, decode_run, sign_run
 FIND_S = 60.0  # to find somebody who has a RunSpec
 RETRY_S = 1.0
 PROVIDE_S = 600.0
-RUNS_KNOWN = 64
+RUNS_TOLD = 64  # in our record
+RUNS_LEARNED = 64  # from peers' records; not kept on disk, so that no peer can fill it
+RUNS_LEARNED_FROM = 8  # one peer
 CHILD_KINDS: dict[Role, ChildKind] = {
     "worker": "engine",
     "learner": "learner",
@@ -64,7 +66,9 @@ class Joining:
         self._doubles = doubles
         self._children: dict[str, Child] = {}
         self._turn = trio.Lock()  # a run is joined once, whoever asks for it meanwhile
-        self._asked: set[bytes] = set()  # run ids whose RunSpec was asked for
+        self._learned: dict[
+            bytes, bytes
+        ] = {}  # run that is not joined -> who told it, oldest first
         self._published: set[bytes] = set()  # by this daemon, since it was started
         self.hello = Hello(
             services.network,
@@ -85,7 +89,7 @@ class Joining:
             roles=tuple(sorted(roles)),
             protocols=versions.SPOKEN,
             addresses=self._services.addresses()[:16],
-            runs=tuple(self.parts)[:RUNS_KNOWN],
+            runs=tuple(self.parts)[:RUNS_TOLD],
             profile="torch",
             sequence=now,
             expires_unix_ms=now + int(RECORD_LIFE_S * 1000),
@@ -96,32 +100,44 @@ class Joining:
     def _on_record(self, record: NodeRecord) -> None:
         self._services.clocks.observe(record.peer, record.sequence, self._services.wall_clock())
         for run_id in record.runs:
-            is_new = run_id not in self.known and run_id not in self._asked
-            if is_new and len(self.known) + len(self._asked) < RUNS_KNOWN:
-                self._asked.add(run_id)
+            from_peer = sum(teller == record.peer for teller in self._learned.values())
+            is_new = run_id not in self.known and run_id not in self._learned
+            if is_new and from_peer < RUNS_LEARNED_FROM:
+                self._learned[run_id] = record.peer
                 self._nursery.start_soon(self._learn_run, record.peer, run_id)
 
     async def _learn_run(self, peer: bytes, run_id: bytes) -> None:
+        """So that it can be joined by name. The newest take the places of the oldest."""
         try:
-            await self._remember(await self.hello.get_run(peer, run_id))
+            run = await self.hello.get_run(peer, run_id)
         except RemoteError as error:
             _log.debug("no RunSpec", peer=peerid.short(peer), reason=error.reason)
-        self._asked.discard(run_id)
+            self._learned.pop(run_id, None)
+            return
+        if run_id not in self._learned:
+            return  # others took its place meanwhile, or it was joined
+        self.known[run_id] = run
+        while len(self._learned) > RUNS_LEARNED:
+            oldest = next(iter(self._learned))
+            del self._learned[oldest]
+            if oldest not in self.parts:
+                self.known.pop(oldest, None)
 
     async def _remember(self, run: Run) -> None:
-        if run.run_id not in self.known:
-            runs = self._services.store.runs
-            await on_disk(runs.add, run.run_id, run.signed, self._services.wall_clock())
-            self.known[run.run_id] = run
+        await on_disk(
+            self._services.store.runs.add, run.run_id, run.signed, self._services.wall_clock()
+        )
+        self.known[run.run_id] = run
+        self._learned.pop(run.run_id, None)
 
     # ---- joining ---------------------------------------------------------------------------
 
     async def rejoin(self) -> None:
         """Go on with the runs that were joined when the daemon last ran."""
         for row in await on_disk(self._services.store.runs.all):
-            run = decode_run(SignedRun(row.signed.spec, row.signed.signature))
-            self.known[run.run_id] = run
             if row.joined_unix_ms is not None:
+                run = decode_run(SignedRun(row.signed.spec, row.signed.signature))
+                self.known[run.run_id] = run
                 self._start(run, self.roles_for(run, row.roles))
 
     async def join_invited(self, invite: Invite) -> None:

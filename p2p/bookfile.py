@@ -2,7 +2,8 @@
 
 `save` writes only what differs from the last save, in one transaction. Blocking: called in a
 thread. A file that is damaged or of another version is put aside and begun anew, since everything
-in it can be learnt again; only bans are lost with it.
+in it can be learnt again; only bans are lost with it. A full disk or a lock does not cost the file:
+loading one that exists writes nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,14 @@ from primed.p2p.penalties import ScoreRow
 
 _log = logging.getLogger(__name__)
 _VERSION = 1
+_PASSING = (  # errors that say nothing about the file
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+)
 _TABLES = {  # name: (columns, how many of them are the key)
     "peers": ("peer BLOB, last_ok_unix_s REAL, record BLOB", 1),
     "addresses": (
@@ -45,10 +54,13 @@ class BookFile:
         self._saved = Rows()
 
     def load(self) -> Rows:
-        """Open the file, creating it if need be, and read it. Raises OSError."""
+        """Open the file, creating it if need be, and read it. Raises OSError or sqlite3.Error."""
         try:
             self._saved = self._open()
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) in _PASSING:
+                self.close()
+                raise
             _log.warning("the peer book %s is not readable and begun anew: %s", self._path, error)
             self.close()
             os.replace(self._path, self._path.with_name(self._path.name + ".damaged"))
@@ -69,12 +81,8 @@ class BookFile:
         if version not in (0, _VERSION):
             raise sqlite3.DatabaseError(f"version {version}")
         database.execute("PRAGMA synchronous=NORMAL")
-        for name, (columns, keys) in _TABLES.items():
-            key = ", ".join(column.split()[0] for column in columns.split(", ")[:keys])
-            database.execute(
-                f"CREATE TABLE IF NOT EXISTS {name} ({columns}, PRIMARY KEY ({key})) STRICT"
-            )
-        database.execute(f"PRAGMA user_version={_VERSION}")
+        if version == 0:
+            _create_tables(database)
         return Rows(
             {PeerRow(*row) for row in database.execute("SELECT * FROM peers")},
             {AddressRow(*row) for row in database.execute("SELECT * FROM addresses")},
@@ -100,6 +108,15 @@ class BookFile:
         if self._database is not None:
             self._database.close()
             self._database = None
+
+
+def _create_tables(database: sqlite3.Connection) -> None:
+    for name, (columns, keys) in _TABLES.items():
+        key = ", ".join(column.split()[0] for column in columns.split(", ")[:keys])
+        database.execute(
+            f"CREATE TABLE IF NOT EXISTS {name} ({columns}, PRIMARY KEY ({key})) STRICT"
+        )
+    database.execute(f"PRAGMA user_version={_VERSION}")
 
 
 def _replace(

@@ -17,9 +17,9 @@ class TokenBucket:
         self._at_s = now_s
         return max(0.0, -self._tokens / self._per_s)
 
-    def take(self, now_s: float) -> bool:
-        """Take a token only if there is one."""
-        if self.delay(now_s, 0.0) or self._tokens < 1.0:
+    def take(self, now_s: float, cost: float = 1.0) -> bool:
+        """Take so many tokens only if they are there."""
+        if self.delay(now_s, 0.0) or self._tokens < cost:
             return False
-        self._tokens -= 1.0
+        self._tokens -= cost
         return True

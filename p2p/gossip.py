@@ -133,6 +133,8 @@ class Gossip(Pubsub):
         except STREAM_ERRORS as error:
             _log.debug("gossip stream from %s ended: %s", peer_id, error)
         finally:
+            if peer_id not in self.peers:  # it never let us in, or has left
+                self.router.flow.holders.forget(peer_id)
             await reset_quietly(stream)
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
@@ -142,7 +144,12 @@ class Gossip(Pubsub):
             rpc = rpc_pb2.RPC()
             rpc.ParseFromString(await reader.next())
             await self._pace(peer_id, _cost(rpc))
-            for message in rpc.publish:
+            for number, message in enumerate(rpc.publish):
+                if number:
+                    await self._pace(peer_id, 1.0)
+                    await trio.lowlevel.checkpoint()  # thousands fit into one RPC
+                    if stream.muxed_conn.is_closed:
+                        return  # for what came before
                 await self.push_msg(peer_id, message)
             if len(rpc.subscriptions) > limits.GOSSIP_TOPICS_PER_PEER:
                 raise MalformedGossip("too many subscriptions")
@@ -339,7 +346,7 @@ class _RpcReader:
 
 
 def _cost(rpc: rpc_pb2.RPC) -> float:
-    """What handling an RPC takes, in units of one small message."""
+    """What handling an RPC takes, in units of one small message: further ones are paid for apart."""
     control = rpc.control
     parts = len(rpc.subscriptions) + len(control.graft) + len(control.prune)
     ids = sum(len(part.messageIDs) for part in control.ihave)

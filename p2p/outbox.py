@@ -93,7 +93,8 @@ class Outbox(RpcQueue):
             while not self._is_closed:
                 if self.put(letter):
                     return True
-                self._has_room = trio.Event()
+                if self._has_room.is_set():  # else others wait for it already
+                    self._has_room = trio.Event()
                 await self._has_room.wait()
         return False
 

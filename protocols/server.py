@@ -57,7 +57,29 @@ class Reply:
 Answer = Callable[[PeerId, T, Attachment], Awaitable[Reply]]
 
 
-_everybody: WeakKeyDictionary[Network, TokenBucket] = WeakKeyDictionary()
+class _Everybody:
+    """What all peers and protocols together may take. When it is used up, peers take turns: one
+    request of each stands in line, so that who asks little waits for no peer's many."""
+
+    def __init__(self) -> None:
+        self._bucket = TokenBucket(ALL_REQUESTS_BURST, ALL_REQUESTS_PER_S, trio.current_time())
+        self._line = trio.StrictFIFOLock()
+        self._own_lines: dict[PeerId, trio.StrictFIFOLock] = {}
+
+    async def take(self, peer: PeerId, cost: float) -> None:
+        if not self._line.locked() and self._bucket.take(trio.current_time(), cost):
+            return
+        own = self._own_lines.setdefault(peer, trio.StrictFIFOLock())
+        try:
+            async with own, self._line:
+                if delay := self._bucket.delay(trio.current_time(), cost):
+                    await trio.sleep(delay)
+        finally:
+            if not own.locked():
+                self._own_lines.pop(peer, None)
+
+
+_everybody: WeakKeyDictionary[Network, _Everybody] = WeakKeyDictionary()
 
 
 class Server(Generic[T]):
@@ -147,10 +169,8 @@ class Server(Generic[T]):
             await trio.sleep(delay)
         everybody = _everybody.get(self._network)
         if everybody is None:
-            everybody = TokenBucket(ALL_REQUESTS_BURST, ALL_REQUESTS_PER_S, trio.current_time())
-            _everybody[self._network] = everybody
-        if delay := everybody.delay(trio.current_time(), REQUESTS_PER_S / self._per_s):
-            await trio.sleep(delay)
+            everybody = _everybody[self._network] = _Everybody()
+        await everybody.take(peer, REQUESTS_PER_S / self._per_s)
 
     def _charge(self, peer: PeerId, error: RemoteError) -> None:
         if error.penalty:

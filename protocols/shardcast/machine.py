@@ -215,7 +215,7 @@ class Download:
             return
         self._claims(source, event.indexes)
         source.is_strange = False
-        source.heard_at, source.is_dry = self.now, False
+        source.announced_at, source.is_dry = self.now, False
 
     def _told(self, event: HaveIs) -> None:
         source = self._sources.get(event.peer)
@@ -327,7 +327,7 @@ class Download:
             near += not source.is_strange
             if source.waits_for_have or source.asked or source.rests_until > self.now:
                 continue
-            last = max(source.asked_have_at, source.heard_at)
+            last = max(source.asked_have_at, source.heard_at, source.announced_at)
             is_stale = self.now - last >= HAVE_REFRESH_S and self._is_useless(source)
             if is_stale or not source.is_known:
                 source.waits_for_have, source.asked_have_at = True, self.now

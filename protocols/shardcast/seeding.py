@@ -26,6 +26,8 @@ class Seeding:
         self._grant: dict[bytes, int] = {}  # spreader -> leaves of its last grant
         self._active_at: dict[bytes, float] = {}
         self._taken: dict[int, bytes] = {}  # leaf -> who took it first, or _ALL
+        self._shared = Bitmap(leaves)  # shown to all
+        self._own: dict[bytes, Bitmap] = {}  # what a spreader is shown, the shared ones included
         self._returned: set[int] = set()
         self._began_at: float | None = None
         self._served = 0
@@ -41,18 +43,25 @@ class Seeding:
             self._began_at = now
         if peer not in self._spread and len(self._spread) < SPREADERS:
             self._spread[peer], self._active_at[peer] = set(), now
+            self._own[peer] = Bitmap(self._leaves, bytes(self._shared))
         waiting = self._spread.get(peer, set())
         if peer in self._spread and len(waiting) <= self._grant.get(peer, 0) // 2:
             self._give(peer, waiting, min(among, SPREADERS))
-        shared = (peer, _ALL)
-        own = [index for index, taker in self._taken.items() if self.is_over or taker in shared]
-        return Bitmap.of(self._leaves, (*waiting, *own))
+        if self.is_over:
+            return Bitmap.full(self._leaves)
+        return self._own.get(peer, self._shared)
 
     def _give(self, peer: bytes, waiting: set[int], among: int) -> None:
         count = -(-len(self._pool) // (2 * max(1, among)))
         self._grant[peer] = count
         for _ in range(count):
-            waiting.add(self._pool.pop())
+            waiting.add(index := self._pool.pop())
+            self._own[peer].add(index)
+
+    def _share(self, index: int) -> None:
+        self._taken[index] = _ALL
+        for shown in (self._shared, *self._own.values()):
+            shown.add(index)
 
     def served(self, peer: bytes, index: int, now: float) -> None:
         """A leaf was sent to a peer, or it had it already."""
@@ -79,14 +88,15 @@ class Seeding:
             return
         self._remove(peer)
         for index in [index for index, taker in self._taken.items() if taker == peer]:
-            self._taken[index] = _ALL
+            self._share(index)
 
     def _remove(self, peer: bytes) -> None:
         self._grant.pop(peer, None)
         self._active_at.pop(peer, None)
+        self._own.pop(peer, None)
         for index in self._spread.pop(peer, ()):
             if index in self._returned:
-                self._taken[index] = _ALL
+                self._share(index)
             else:
                 self._returned.add(index)
                 self._pool.append(index)

@@ -217,6 +217,8 @@ class Shardcast:
         payload = await on_disk(self._store.import_file, path)
         if payload not in before:
             self._serving.seed(payload)
+        else:
+            self._serving.gained()  # the rest of it
         return payload
 
     async def push(self, payload: Payload, learner: PeerId) -> bool:
@@ -278,7 +280,8 @@ class Shardcast:
         await transfer.run()
         running.discard(transfer.payload)
         if transfer.path is not None:
-            self._transfers.pop(transfer.payload, None)
+            if self._transfers.get(transfer.payload) is transfer:
+                del self._transfers[transfer.payload]
             self._serving.completed()
 
     def _tell_news(self, news: News) -> None:

@@ -80,11 +80,11 @@ class Serving:
         """A complete payload of ours that nobody has yet."""
         if payload.size_bytes > PUSH_MAX_BYTES:
             self._announcer.seed(payload)
-            self._news.set()
             self.completed()
+        self.gained()
 
     def gained(self) -> None:
-        """A leaf of some payload was stored."""
+        """Leaves of some payload were stored, or found here."""
         self._news.set()
 
     def completed(self) -> None:

@@ -38,7 +38,8 @@ class Source:
     asked: dict[int, float] = field(default_factory=dict)
     requests: int = 0
     asked_have_at: float = -1e9
-    heard_at: float = -1e9
+    heard_at: float = -1e9  # when it sent a leaf
+    announced_at: float = -1e9
     waits_for_have: bool = False
     rests_until: float = -1e9
     failures: int = 0

@@ -52,6 +52,7 @@ from primed.verify.digests import digest
 from primed.verify.statements import Payload
 
 TICK_S = 0.25
+ANNOUNCED_MAX = 64  # announcements that wait for the machine; it asks again for what they said
 DISK_RETRY_S = 5.0
 
 
@@ -109,6 +110,7 @@ class Transfer:
         self._looked_at = -1e9
         self._pushed: deque[Shard] = deque(maxlen=SHARD_INBOX)  # overflow is pulled later
         self._events: deque[Event] = deque()
+        self._announced = 0  # announcements among them
         self._wake = trio.Event()
         self._machine: Download | None = None
         if self.refused:
@@ -133,8 +135,10 @@ class Transfer:
         """A peer announced that it has these leaves, too."""
         if self.ended.is_set():
             return Noted((), is_wanted=False)
-        self._events.append(Gained(peer, indexes))
-        self._wake.set()
+        if self._machine is not None and self._announced < ANNOUNCED_MAX:
+            self._announced += 1
+            self._events.append(Gained(peer, indexes))
+            self._wake.set()
         have = self._store.have(self.payload)
         return Noted(tuple(i for i in indexes if have and i in have), is_wanted=True)
 
@@ -169,6 +173,8 @@ class Transfer:
         is_pushed = self.payload.size_bytes <= PUSH_MAX_BYTES
         machine = self._machine = Download(have, self._rng, is_pushed, trio.current_time())
         self._events.clear()
+        self._announced = 0
+        self._gained()  # what was here before
         async with trio.open_nursery() as nursery:
             while not machine.is_done and not self.ended.is_set():
                 for effect in await self._step(machine):
@@ -209,6 +215,7 @@ class Transfer:
             ):
                 self._got(b"", shard.index)
         effects: list[Effect] = []
+        self._announced = 0
         while self._events:
             effects += machine.step(self._events.popleft(), trio.current_time())
         return effects + machine.step(self._look_around(), trio.current_time())

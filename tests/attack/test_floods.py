@@ -21,8 +21,9 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from primed.p2p import limits
 from primed.p2p.errors import RemoteError
-from primed.p2p.gossip import Gossip
+from primed.p2p.gossip import _SIGNING_PREFIX, Gossip
 from primed.p2p.host import Libp2pNetwork
+from primed.p2p.network import Acceptance
 from primed.p2p.streams import STREAM_ERRORS
 
 from ..net.hosts import ECHO, PROFILE, Inbox, ask, new_network, started, subscribers, until
@@ -116,6 +117,57 @@ async def test_frames_that_cost_us_more_than_the_sender_are_read_at_their_pace(
 def framed(rpc: rpc_pb2.RPC) -> bytes:
     encoded = rpc.SerializeToString()
     return encode_uvarint(len(encoded)) + encoded
+
+
+@pytest.mark.parametrize("kind", ["ignored", "forged"])
+async def test_thousands_of_messages_in_one_rpc_do_not_hold_the_loop(kind: str) -> None:
+    """Each is as dear as one that comes alone, and after the ban the others are not looked at."""
+    victim, attacker, friend = new_network(), new_network(), new_network()
+    victim.subscribe("t", lambda *_: Acceptance.IGNORE, lambda *_: None)
+    async with started(victim, attacker, friend):
+        gossip, messages = gossip_of(attacker), []
+        for number in range(6000):
+            seqno = (10**15 + number).to_bytes(8, "big")
+            message = rpc_pb2.Message(data=b"x", topicIDs=["t"], from_id=attacker.peer, seqno=seqno)
+            signed = _SIGNING_PREFIX + message.SerializeToString()
+            message.signature = gossip._sign(signed) if kind == "ignored" else bytes(64)
+            messages.append(message)
+        stream = await attacker.open_stream(victim.peer, MESHSUB)
+        waits = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.write_all, framed(rpc_pb2.RPC(publish=messages)))
+            for _ in range(60):
+                began = trio.current_time()
+                assert await ask(friend, victim.peer, b"alive") == b"alive"
+                waits.append(trio.current_time() - began)
+                await trio.sleep(0.02)
+            nursery.cancel_scope.cancel()
+        assert max(waits) < 0.5
+        if kind == "forged":
+            assert is_cut_off(victim, attacker)
+            assert victim.traffic.gossip_rejected < 100
+        else:
+            assert victim.traffic.gossip_received_bytes > limits.GOSSIP_RPCS_BURST / 2
+
+
+async def test_who_hears_no_gossip_and_leaves_is_not_remembered_by_what_it_said() -> None:
+    victim, rng = new_network(), random.Random(1)
+    Inbox(victim)
+    async with started(victim):
+        attacker = new_network()
+        async with attacker.running(["/ip4/127.0.0.1/tcp/0"], victim.listen_addresses()):
+            handlers = attacker._running().host.get_mux().handlers
+            for name in [name for name in handlers if "meshsub" in str(name)]:
+                del handlers[name]
+            await until(lambda: bool(attacker.peers()))
+            stream = await attacker.open_stream(victim.peer, MESHSUB)
+            ids = [rng.randbytes(64) for _ in range(1024)]
+            await stream.write_all(
+                framed(control(idontwant=[rpc_pb2.ControlIDontWant(messageIDs=ids)]))
+            )
+            had = gossip_of(victim).router.flow.holders._had
+            await until(lambda: len(had) == 1)
+        await until(lambda: not had)
 
 
 def control(**parts: object) -> rpc_pb2.RPC:

@@ -75,6 +75,7 @@ class Fabric:
     def __init__(self, nursery: trio.Nursery) -> None:
         self.nursery = nursery
         self.nodes: dict[PeerId, MemoryNetwork] = {}
+        self.providers: dict[bytes, dict[PeerId, tuple[str, ...]]] = {}
         self.drop: Callable[[PeerId, PeerId, bytes], bool] = lambda sender, receiver, data: False
 
     def node(self, seed: int) -> MemoryNetwork:
@@ -106,6 +107,7 @@ class MemoryNetwork:
     def __init__(self, fabric: Fabric, key: Key) -> None:
         self.key = key
         self.linked: set[PeerId] = set()
+        self.remembered: set[PeerId] = set()
         self.listeners: list[PeerListener] = []
         self.handlers: dict[str, Handler] = {}
         self.topics: dict[str, tuple[Validator, Deliver]] = {}
@@ -172,6 +174,8 @@ class MemoryNetwork:
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
         await trio.lowlevel.checkpoint()
         other = self._fabric.nodes.get(peer)
+        if other is not None and peer in self.remembered - self.linked:
+            self._fabric.link(self, other)
         if peer not in self.linked or other is None or protocol not in other.handlers:
             raise RemoteError("cannot be reached", peer=peer)
         self.streams_opened += 1
@@ -223,13 +227,15 @@ class MemoryNetwork:
 
     async def provide(self, key: bytes) -> None:
         await trio.lowlevel.checkpoint()
+        self._fabric.providers.setdefault(key, {})[self.peer] = ()
 
     async def find_providers(self, key: bytes, count: int) -> list[tuple[PeerId, tuple[str, ...]]]:
         await trio.lowlevel.checkpoint()
-        return []
+        return list(self._fabric.providers.get(key, {}).items())[:count]
 
     def remember(self, peer: PeerId, known_at: Iterable[str], record: bytes = b"") -> None:
-        """Memory networks are linked by their fabric, not by addresses."""
+        """From now on it can be dialled: addresses play no part here."""
+        self.remembered.add(peer)
         if record:
             self.kept_records[peer] = record
 

@@ -14,8 +14,9 @@ import trio.testing
 from primed.p2p.errors import LocalError, RemoteError
 from primed.protocols.by_run import RunServers
 from primed.protocols.framing import encode
+from primed.protocols.limits import DOWNLOADS_MAX
 from primed.protocols.server import Reply, Server
-from primed.protocols.shardcast import PROTOCOL, PayloadStore, Shardcast, transfer
+from primed.protocols.shardcast import PROTOCOL, PayloadStore, Shardcast, serving, transfer
 from primed.protocols.shardcast import messages as wire
 from primed.protocols.topics import shards_topic
 from primed.verify.signing import message_to_sign
@@ -93,6 +94,67 @@ async def test_a_version_of_12_mib_arrives_by_pull_and_partial_holders_serve_it(
         assert c.cast.received_gossip_bytes == 0
         assert payload.size_bytes <= c.cast.received_pulled_bytes <= 1.1 * payload.size_bytes
         assert not any(node.network.penalties for node in (a, b, c))
+
+
+async def test_who_asked_too_early_is_told_as_soon_as_there_is_something(tmp_path: Path) -> None:
+    """Also of a payload too small to be seeded."""
+    async with fabric_of(tmp_path, 1, 2) as (fabric, (a, b)):
+        fabric.link(a.network, b.network)
+        file = a_file(tmp_path, 700 * KIB)
+        payload = PayloadStore(tmp_path / "elsewhere").import_file(file)
+        b.cast.expect(payload, a.network.peer)
+        await trio.sleep(2.5)
+        await a.cast.add(file)
+        with trio.fail_after(1.5):
+            await b.cast.wait(payload)
+
+
+async def test_what_was_here_before_a_restart_is_told_when_it_is_looked_at(tmp_path: Path) -> None:
+    file = a_file(tmp_path, 3 * KIB * KIB)
+    whole, before = PayloadStore(tmp_path / "elsewhere"), PayloadStore(tmp_path / "1")
+    payload = whole.import_file(file)
+    before.open(payload)
+    for index in range(payload.leaves - 1):
+        found = whole.read_leaf(payload, index)
+        assert found is not None and before.write_leaf(payload, index, *found)
+    async with fabric_of(tmp_path, 1, 2) as (fabric, (a, b)):
+        fabric.link(a.network, b.network)
+        b.cast.expect(payload, a.network.peer)
+        await trio.sleep(1.0)
+        a.cast.expect(payload, b.network.peer)
+        with trio.fail_after(1.5):
+            while b.cast.progress(payload).leaves_here < payload.leaves - 1:
+                await trio.sleep(0.02)
+
+
+async def test_a_payload_that_no_connected_peer_knows_is_found_through_the_dht(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "PROVIDE_WITHIN_S", 0.1)
+    async with fabric_of(tmp_path, 1, 2, 3) as (fabric, (holder, idle, b)):
+        fabric.link(idle.network, b.network)
+        file = a_file(tmp_path, 2 * KIB * KIB)
+        payload = await holder.cast.add(file)
+        b.cast.expect(payload, fabric.node(9).peer)  # a learner that is not there
+        assert (await b.cast.wait(payload)).read_bytes() == file.read_bytes()
+
+
+async def test_announcements_are_not_hoarded_for_a_transfer_that_has_not_begun(
+    tmp_path: Path,
+) -> None:
+    async with fabric_of(tmp_path, 1, 2) as (fabric, (a, b)):
+        fabric.link(a.network, b.network)
+        payloads = [Payload(bytes([n]) * 32, 4096 * KIB, KIB) for n in range(DOWNLOADS_MAX + 1)]
+        for payload in payloads:
+            b.cast.expect(payload, a.network.peer)
+        await trio.sleep(0.5)
+        waiting = b.cast._transfers[payloads[-1]]
+        assert "are on their way already" in waiting.reason
+        for _ in range(200):
+            assert b.cast._told(a.network.peer, payloads[-1], tuple(range(4096))).is_wanted
+            assert b.cast._told(a.network.peer, payloads[0], tuple(range(4096))).is_wanted
+        assert not waiting._events
+        assert len(b.cast._transfers[payloads[0]]._events) <= transfer.ANNOUNCED_MAX
 
 
 async def test_lost_pushes_are_pulled_after_a_moment(tmp_path: Path) -> None:

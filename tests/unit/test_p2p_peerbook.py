@@ -14,6 +14,8 @@ from primed.p2p.errors import FATAL, MID
 from primed.p2p.peerbook import FROM_DHT, PeerBook, PeerRow
 from primed.p2p.penalties import ScoreRow, Scores
 
+from .small_disk import run_on_small_disk
+
 
 def peer_number(number: int) -> bytes:
     return peerid.of_public_key(number.to_bytes(32, "big"))
@@ -230,6 +232,53 @@ def test_forgotten_peers_leave_the_file_and_a_save_that_fails_changes_nothing(
     file.save(Rows(*book.rows()))
     file.close()
     assert {row.peer for row in BookFile(path).load().addresses} == {A}
+
+
+FULL = """
+import sys, time
+from pathlib import Path
+from primed.p2p.bookfile import BookFile, Rows
+from primed.p2p.penalties import ScoreRow
+
+disk = Path(sys.argv[1])
+file = BookFile(disk / "peers.db")
+file.load()
+now = time.time()
+file.save(Rows(scores={ScoreRow(bytes([i]) * 38, -60.0, now, now + 9e4) for i in range(50)}))
+file.close()
+ballast = (disk / "ballast").open("wb", buffering=0)
+for size in (4096, 1):
+    try:
+        while True:
+            ballast.write(bytes(size))
+    except OSError:
+        pass
+print(len(BookFile(disk / "peers.db").load().scores))
+(disk / "ballast").unlink()
+print(len(BookFile(disk / "peers.db").load().scores))
+"""
+
+
+def test_scenario_12_bans_survive_a_start_on_a_full_disk(tmp_path: Path) -> None:
+    assert run_on_small_disk(tmp_path / "disk", FULL, mib=4).split() == ["50", "50"]
+
+
+def test_a_file_that_somebody_else_holds_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+    path = tmp_path / "peers.db"
+    book, _ = _filled()
+    file = BookFile(path)
+    file.load()
+    file.save(Rows(*book.rows()))
+    file.close()
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT * FROM peers").fetchall()
+    assert BookFile(path).load().peers == book.rows()[0]
+    reader.execute("ROLLBACK")
+    reader.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        BookFile(path).load()
+    assert not (tmp_path / "peers.db.damaged").exists()
 
 
 def test_a_file_others_could_read_is_closed_to_them_and_a_link_refused(tmp_path: Path) -> None:

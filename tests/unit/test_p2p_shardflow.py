@@ -50,6 +50,24 @@ async def test_a_full_queue_is_waited_for_and_nothing_is_dropped(
     assert sorted(taken) == sorted(b"%d" % number for number in range(20))
 
 
+async def test_several_that_wait_for_room_all_get_it(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "GOSSIP_QUEUE_BYTES", SHARD_BYTES)
+    box, taken = Outbox(random.Random(1)), list[bool]()
+
+    async def send(number: int) -> None:
+        taken.append(await box.put_in_time(shard(number)))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(4):
+            nursery.start_soon(send, number)
+        for _ in range(4):
+            await trio.sleep(0.5)
+            assert box.take_large(lambda _: False) is not None
+    assert taken == 4 * [True]
+
+
 async def test_a_peer_that_takes_nothing_is_not_waited_for_for_ever(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -228,6 +228,17 @@ def test_a_silent_source_is_doubled_after_seconds_and_given_up_after_half_a_minu
     assert {effect.peer for effect in effects if isinstance(effect, AskHave)} == set(peers)
 
 
+def test_announcements_do_not_make_up_for_leaves_that_do_not_come() -> None:
+    machine = Download(Bitmap(300), random.Random(3), False, 0.0)
+    peers = (peer(1), peer(2))
+    machine.step(Tick(peers), 0.0)
+    assert asks(told(machine, 1, range(1)))
+    assert not asks(told(machine, 2, range(1)))
+    machine.step(Gained(peer(1), (0,)), FIRST_ANSWER_S)
+    (again,) = asks(machine.step(Tick(peers), 0.2 + FIRST_ANSWER_S))
+    assert again.peer == peer(2) and again.indexes == (0,)
+
+
 def test_the_last_leaves_are_asked_of_two_sources() -> None:
     machine = Download(Bitmap(3), random.Random(3), False, 0.0)
     machine.step(Tick((peer(1), peer(2), peer(3))), 0.0)
