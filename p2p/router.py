@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 _CONTROL_PARTS = 64  # grafts, prunes, ... heeded of one RPC
 _BACK_OFF_LONGEST_S = 3600
 _ANSWERS_BEATS = 5  # heartbeats after which answers are counted anew
-_KEPT_BEATS = 12  # heartbeats that messages are kept for: who is offered one asks seconds later
+_KEPT_BEATS = 24  # heartbeats that messages are kept for: a swarm that heals offers them again
 
 
 class BoundedCache(MessageCache):
@@ -55,6 +55,12 @@ class BoundedCache(MessageCache):
         for entries in reversed(self.history):
             while entries and self._bytes > limits.GOSSIP_CACHE_BYTES:
                 self._drop(entries.pop(0).mid)
+
+    def kept(self, topic: str) -> list[bytes]:
+        """Ids of the newest messages of a topic."""
+        entries = (entry for entries in self.history for entry in entries)
+        ids = [entry.mid for entry in entries if topic in entry.topics and entry.mid in self.msgs]
+        return ids[: limits.GOSSIP_CONTROL_IDS]
 
     def shift(self) -> None:
         for entry in self.history[-1]:
@@ -247,9 +253,16 @@ class Router(gossipsub.GossipSub):
         elif self._places.admits(members, sender_peer_id):
             members.add(sender_peer_id)
             self._notify_mesh_peer_added(sender_peer_id, topic)
+            control = rpc_pb2.ControlMessage(ihave=[self._offer_kept(topic)])
+            await self.emit_control_message(control, sender_peer_id)
             return
         self._add_back_off(sender_peer_id, topic, False)
         await self.emit_prune(topic, sender_peer_id, False, False)
+
+    def _offer_kept(self, topic: str) -> rpc_pb2.ControlIHave:
+        """For a new member of our mesh: links that were lost to others may have kept messages from
+        it for longer than the heartbeats offer them."""
+        return rpc_pb2.ControlIHave(topicID=topic, messageIDs=self.mcache.kept(topic))
 
     def _check_ihave_rate_limit(self, peer_id: ID, topic: str) -> bool:
         within = super()._check_ihave_rate_limit(peer_id, topic)
@@ -329,6 +342,7 @@ class Router(gossipsub.GossipSub):
         controls: defaultdict[ID, rpc_pb2.ControlMessage] = defaultdict(rpc_pb2.ControlMessage)
         for peer_id, topics in peers_to_graft.items():
             controls[peer_id].graft.extend(rpc_pb2.ControlGraft(topicID=t) for t in topics)
+            controls[peer_id].ihave.extend(map(self._offer_kept, topics))
         for peer_id, topics in peers_to_prune.items():
             controls[peer_id].prune.extend(
                 rpc_pb2.ControlPrune(topicID=t, backoff=self.prune_back_off) for t in topics

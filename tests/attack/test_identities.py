@@ -232,13 +232,13 @@ async def stay(
 class Sybils:
     """Members that take part until `turn`: then they swallow all messages and send rubbish."""
 
-    def __init__(self, count: int, subnets: int, rng: random.Random) -> None:
+    def __init__(self, count: int, nets: int, rng: random.Random) -> None:
         self.networks = [
             new_network(profile=replace(limits.SERVER, target_peers=0).on_one_machine())
             for _ in range(count)
         ]
         self.rng = rng
-        self.subnets = subnets
+        self.nets = nets
         self.are_bad = False
         for network in self.networks:
             network.subscribe("t", self._judge, lambda *_: None)
@@ -248,7 +248,7 @@ class Sybils:
 
     async def run(self, nursery: trio.Nursery, bootstrap: list[str], first: int, last: int) -> None:
         for number in range(first, min(last, len(self.networks))):
-            ip = f"127.66.{number % self.subnets}.{number // self.subnets + 1}"
+            ip = f"127.{66 + number % self.nets}.0.{number // self.nets + 1}"
             network = self.networks[number]
             await nursery.start(stay, network, ip, bootstrap)
             # they care for their victims only: what they do among themselves costs CPU for nothing
