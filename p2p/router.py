@@ -100,7 +100,7 @@ class Router(gossipsub.GossipSub):
         self._penalise = owner.penalise
         self._places = MeshPlaces(owner.is_chosen, owner.network_of, profile, self.degree_high)
         self._answers: Counter[tuple[ID, bytes]] = Counter()
-        self.mcache = BoundedCache()
+        self.mcache = self._cache = BoundedCache()
         self._beats = 0
         self._offers = Offers()
         self.flow = Shardflow(self, self._start)
@@ -262,7 +262,7 @@ class Router(gossipsub.GossipSub):
     def _offer_kept(self, topic: str) -> rpc_pb2.ControlIHave:
         """For a new member of our mesh: links that were lost to others may have kept messages from
         it for longer than the heartbeats offer them."""
-        return rpc_pb2.ControlIHave(topicID=topic, messageIDs=self.mcache.kept(topic))
+        return rpc_pb2.ControlIHave(topicID=topic, messageIDs=self._cache.kept(topic))
 
     def _check_ihave_rate_limit(self, peer_id: ID, topic: str) -> bool:
         within = super()._check_ihave_rate_limit(peer_id, topic)
