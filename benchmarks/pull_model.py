@@ -30,8 +30,7 @@ LINKS = 12  # connections that a node looks for (`p2p.limits.HOME.target_peers`)
 @dataclass
 class Swarm:
     """uplinks: bytes a second of each node, the first is the origin; public: who can be dialled;
-    latency_s: one way, of each node to the core. killed: shares of nodes (not the origin) and of
-    the time W/u when they die."""
+    latency_s: one way, of each node to the core."""
 
     leaves: int
     uplinks: list[float]
@@ -78,16 +77,6 @@ class Swarm:
             action()
             if all(node.number in self.done_at or not node.alive for node in self.nodes[1:]):
                 return
-
-    def kill(self, numbers: list[int]) -> None:
-        for number in numbers:
-            self.nodes[number].alive = False
-        for node in self.nodes:
-            if node.alive and any(not self.nodes[other].alive for other in node.near):
-                for other in [other for other in node.near if not self.nodes[other].alive]:
-                    del node.near[other]
-                    node.announcer.left(_name(other))
-                self.link_up(node)
 
     def trip_s(self, a: Node, b: Node) -> float:
         return self.latency_s[a.number] + self.latency_s[b.number]

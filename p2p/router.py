@@ -253,16 +253,18 @@ class Router(gossipsub.GossipSub):
         elif self._places.admits(members, sender_peer_id):
             members.add(sender_peer_id)
             self._notify_mesh_peer_added(sender_peer_id, topic)
-            control = rpc_pb2.ControlMessage(ihave=[self._offer_kept(topic)])
-            await self.emit_control_message(control, sender_peer_id)
             return
         self._add_back_off(sender_peer_id, topic, False)
         await self.emit_prune(topic, sender_peer_id, False, False)
 
-    def _offer_kept(self, topic: str) -> rpc_pb2.ControlIHave:
-        """For a new member of our mesh: links that were lost to others may have kept messages from
-        it for longer than the heartbeats offer them."""
-        return rpc_pb2.ControlIHave(topicID=topic, messageIDs=self._cache.kept(topic))
+    def _notify_mesh_peer_added(self, peer_id: ID, topic: str) -> None:
+        """A new member of our mesh is offered all that is kept: it may have been cut off for longer
+        than the three heartbeats whose messages are offered otherwise."""
+        super()._notify_mesh_peer_added(peer_id, topic)
+        if ids := self._cache.kept(topic):
+            ihave = rpc_pb2.ControlIHave(topicID=topic, messageIDs=ids)
+            rpc = rpc_pb2.RPC(control=rpc_pb2.ControlMessage(ihave=[ihave]))
+            self._put(peer_id, Letter(rpc.SerializeToString()))
 
     def _check_ihave_rate_limit(self, peer_id: ID, topic: str) -> bool:
         within = super()._check_ihave_rate_limit(peer_id, topic)
@@ -311,6 +313,7 @@ class Router(gossipsub.GossipSub):
             able = {p for p in followers if not self._check_back_off(p, topic)}
             for peer_id in self._places.missing_chosen(members, able & self.peer_protocol.keys()):
                 members.add(peer_id)
+                self._notify_mesh_peer_added(peer_id, topic)
                 grafts[peer_id].append(topic)
 
     def _select_peers_for_pruning(self, topic: str, num_to_prune: int) -> list[ID]:
@@ -342,7 +345,6 @@ class Router(gossipsub.GossipSub):
         controls: defaultdict[ID, rpc_pb2.ControlMessage] = defaultdict(rpc_pb2.ControlMessage)
         for peer_id, topics in peers_to_graft.items():
             controls[peer_id].graft.extend(rpc_pb2.ControlGraft(topicID=t) for t in topics)
-            controls[peer_id].ihave.extend(map(self._offer_kept, topics))
         for peer_id, topics in peers_to_prune.items():
             controls[peer_id].prune.extend(
                 rpc_pb2.ControlPrune(topicID=t, backoff=self.prune_back_off) for t in topics

@@ -39,7 +39,7 @@ class _Subscription:
     is_on_its_way: bool = False
 
     def may_be_told(self, now: float) -> bool:
-        return not self.is_on_its_way and self.free_at <= now + ANNOUNCE_S * ANNOUNCED_AT_ONCE
+        return not self.is_on_its_way and self.free_at <= now + ANNOUNCE_S * (ANNOUNCED_AT_ONCE - 1)
 
     def is_being_told(self, now: float) -> None:
         self.is_on_its_way = True

@@ -111,6 +111,7 @@ class Transfer:
         self._pushed: deque[Shard] = deque(maxlen=SHARD_INBOX)  # overflow is pulled later
         self._events: deque[Event] = deque()
         self._announced = 0  # announcements among them
+        self._bad: set[PeerId] = set()  # also after an error of the disk
         self._wake = trio.Event()
         self._machine: Download | None = None
         if self.refused:
@@ -171,7 +172,9 @@ class Transfer:
     async def _fetch(self) -> None:
         have = await on_disk(self._store.open, self.payload)
         is_pushed = self.payload.size_bytes <= PUSH_MAX_BYTES
-        machine = self._machine = Download(have, self._rng, is_pushed, trio.current_time())
+        machine = self._machine = Download(
+            have, self._rng, is_pushed, trio.current_time(), self._bad
+        )
         self._events.clear()
         self._announced = 0
         self._gained()  # what was here before

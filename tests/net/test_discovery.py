@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
+from primed.p2p import limits
 from primed.p2p.host import Libp2pNetwork
 from primed.p2p.identity import Identity
 from primed.p2p.peerid import to_text
@@ -137,3 +140,36 @@ async def test_only_members_enter_the_routing_table() -> None:
         await until(lambda: [p.to_bytes() for p in table.get_peer_ids()] == [member.peer])
         await trio.sleep(1.0)
         assert [p.to_bytes() for p in table.get_peer_ids()] == [member.peer]
+
+
+async def test_who_leaves_or_falls_silent_leaves_the_routing_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The library keeps such peers and asks them again and again."""
+    monkeypatch.setattr(limits, "PING_INTERVAL_S", 0.2)
+    monkeypatch.setattr(limits, "PING_TIMEOUT_S", 1.0)
+    one, other, leaves, silent = (new_network() for _ in range(4))
+
+    def known_to(network: Libp2pNetwork) -> set[bytes]:
+        return {p.to_bytes() for p in network._running().discovery.dht.routing_table.get_peer_ids()}
+
+    async with started(one, other, silent):
+        async with leaves.running([LOCAL], list(one.listen_addresses())):
+            gone = {leaves.peer, silent.peer}
+            await until(lambda: gone <= known_to(one) and gone <= known_to(other))
+        for connection in silent._running().swarm.get_connections():
+            deaf = connection.muxed_conn.secured_conn  # type: ignore[attr-defined]
+            monkeypatch.setattr(deaf, "write", _swallow)
+        async with trio.open_nursery() as nursery:  # it may be dialled again afterwards
+            for network in (one, other):
+                nursery.start_soon(until, partial(_is_apart, gone, known_to, network), 20)
+
+
+def _is_apart(
+    gone: set[bytes], known_to: Callable[[Libp2pNetwork], set[bytes]], network: Libp2pNetwork
+) -> bool:
+    return not gone & known_to(network)
+
+
+async def _swallow(data: bytes) -> None:
+    await trio.lowlevel.checkpoint()

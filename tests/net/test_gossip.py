@@ -55,6 +55,22 @@ async def test_trap_2_malformed_gossip_costs_the_sender_and_nobody_else(junk: by
         assert score_of(victim, friend.peer) == 0
 
 
+async def test_a_new_member_of_the_mesh_is_offered_what_is_still_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Heartbeats offer the messages of three of them only: who was cut off for longer needs more."""
+    monkeypatch.setattr(limits, "HEARTBEAT_S", 0.25)
+    one, late = new_network(), new_network()
+    Inbox(one)
+    inbox = Inbox(late)
+    async with started(one):
+        await one.publish("t", b"before it came")
+        await trio.sleep(1.5)
+        assert not one._running().gossip.router.mcache.window("t")
+        async with late.running(["/ip4/127.0.0.1/tcp/0"], list(one.listen_addresses())):
+            await until(lambda: inbox.got == [b"before it came"])
+
+
 async def test_a_truncated_rpc_is_only_a_stream_that_ended() -> None:
     victim, other = new_network(), new_network()
     async with started(victim, other):

@@ -112,7 +112,10 @@ def test_a_seed_always_gives_the_same_trace_and_another_seed_another() -> None:
     assert digests[0] == digests[1] != digests[2]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    "seed",
+    [pytest.param(n, marks=[pytest.mark.slow] if n >= 20 else []) for n in range(1000)],
+)
 def test_scenario_9_peers_started_together_with_one_bootstrap_become_one_component(
     seed: int,
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from primed.node import doctor
@@ -19,10 +22,13 @@ from primed.node.doctor import (
     bootstrap,
     clock,
     daemon,
+    disk,
     exposure,
     gpu,
     keys,
+    memory,
     native,
+    open_files,
     ports,
     reachability,
     settings,
@@ -291,6 +297,43 @@ def test_this_machine_and_its_libraries(tmp_path: Path) -> None:
     assert only(torch_build.check(context)).result == "ok"
     assert context.probe["native"] in ("cpp", "numpy")
     assert "native" in {found.id for found in native.check(context)}
+
+
+@pytest.mark.parametrize(
+    ("available", "result"), [(2**29, "fail"), (2 * 2**30, "warn"), (8 * 2**30, "ok")]
+)
+def test_memory_that_is_short(
+    available: int, result: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = psutil.virtual_memory()._replace(available=available)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: seen)
+    found = only(memory.check(context_of(tmp_path)))
+    assert found.result == result
+    assert bool(found.remedy) == (result != "ok")
+
+
+@pytest.mark.parametrize(("free", "result"), [(2**20, "fail"), (2**31, "warn"), (2**33, "ok")])
+def test_a_disk_that_is_short(
+    free: int, result: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    found = only(disk.check(context_of(tmp_path)))
+    assert found.result == result
+    assert bool(found.remedy) == (result != "ok")
+
+
+def test_open_files_against_the_profile(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    context = context_of(tmp_path)
+    assert context.config is not None
+    wanted = context.config.limits.connections + open_files.OTHERS
+    try:
+        for limit, result in ((wanted - 1, "warn"), (wanted, "ok")):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            assert only(open_files.check(context)).result == result
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
