@@ -16,31 +16,33 @@ class Pace:
         self._run = run
         self._me = me
         self._seen: dict[bytes, float] = {}  # worker -> when it joined or last committed
-        self._learners: dict[bytes, bytes] = {}  # worker -> its first learner
+        self._learners: dict[bytes, bytes] = {}  # worker -> whom it last worked for, else its first
 
     def observe(self, entry: Entry, now: float) -> None:
         body = entry.body
-        if isinstance(body, Committed) or (isinstance(body, Joined) and "worker" in body.roles):
+        if isinstance(body, Committed):
+            self._learners[entry.author] = body.learner
+            self._seen[entry.author] = now
+        elif isinstance(body, Joined) and "worker" in body.roles:
             self._seen[entry.author] = now
 
-    def window(self, is_excluded: Callable[[bytes], bool], now: float) -> int:
+    def window(self, learner: bytes, is_excluded: Callable[[bytes], bool], now: float) -> int:
         """How many unused batches this worker has under way: half of what the staleness bound
         allows its learner, shared among the workers at work for that one; and together at least
         what a step needs."""
         parameters = self._run.spec.parameters
-        workers = self._at_work(is_excluded, now - parameters.silent_learner_s)
+        workers = self._at_work(learner, is_excluded, now - parameters.silent_learner_s)
         allowed = parameters.max_staleness * parameters.batches_per_step
         return max(allowed // (2 * workers), -(-parameters.batches_per_step // workers))
 
-    def _at_work(self, is_excluded: Callable[[bytes], bool], since: float) -> int:
-        """Workers of the same learner that were seen lately, this one included."""
-        mine = self._learner_of(self._me)
+    def _at_work(self, learner: bytes, is_excluded: Callable[[bytes], bool], since: float) -> int:
+        """Workers of the learner that were seen lately, this one included."""
         others = (
             peer
             for peer, at in self._seen.items()
             if peer != self._me and at >= since and not is_excluded(peer)
         )
-        return 1 + sum(self._learner_of(peer) == mine for peer in others)
+        return 1 + sum(self._learner_of(peer) == learner for peer in others)
 
     def _learner_of(self, worker: bytes) -> bytes:
         if worker not in self._learners:

@@ -239,7 +239,9 @@ class Participation:
 
     def window(self) -> int:
         """How many unused batches this worker may have under way."""
-        return self.pace.window(self.cases.is_excluded, trio.current_time())
+        return self.pace.window(
+            self.learner_of(self.me), self.cases.is_excluded, trio.current_time()
+        )
 
     def is_finished(self) -> bool:
         """Whether every lineage has made the run's last step."""

@@ -248,7 +248,8 @@ class Sybils:
 
     async def run(self, nursery: trio.Nursery, bootstrap: list[str], first: int, last: int) -> None:
         for number in range(first, min(last, len(self.networks))):
-            ip = f"127.{66 + number % self.nets}.0.{number // self.nets + 1}"
+            net, place = number % self.nets, number // self.nets
+            ip = f"127.{66 + net}.{place % 4}.{place // 4 + 1}"
             network = self.networks[number]
             await nursery.start(stay, network, ip, bootstrap)
             # they care for their victims only: what they do among themselves costs CPU for nothing
@@ -349,12 +350,14 @@ def mean_score(honest: list[Libp2pNetwork], sybils: Sybils) -> float:
     return sum(scores) / len(scores)
 
 
-async def besieged(moment: str, honest_count: int, sybil_count: int, messages: int) -> Outcome:
+async def besieged(
+    moment: str, honest_count: int, sybil_count: int, messages: int, nets: int = 1
+) -> Outcome:
     rng = random.Random(26)
     honest = [new_network(profile=HUB if not n else SMALL) for n in range(honest_count)]
     time = LoopTime()
     arrivals = Arrivals(honest, time)
-    sybils = Sybils(sybil_count, 4, rng)
+    sybils = Sybils(sybil_count, nets, rng)
     async with trio.open_nursery() as hosts:
         await gather(moment, honest, sybils, hosts)
         await sybils.connect_to(honest)
@@ -414,5 +417,18 @@ async def test_scenario_26_in_small_ten_sybils_against_four() -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("moment", ["cold", "flash", "dawn"])
 async def test_scenario_26_a_hundred_sybils_against_twenty(moment: str) -> None:
+    """All of one /16."""
     outcome = await besieged(moment, 20, 100, 40)
     assert outcome.is_withstood(), outcome
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("moment", ["cold", "flash", "dawn"])
+async def test_a_hundred_sybils_of_four_networks_delay_messages_and_keep_hardly_any(
+    moment: str,
+) -> None:
+    """Of four /16: a fifth of what each honest node may be connected to, each."""
+    outcome = await besieged(moment, 20, 100, 40, nets=4)
+    assert outcome.arrived >= 0.99 and outcome.delivery >= 0.95, outcome
+    assert min(outcome.links, outcome.leaned_on) >= 2 and outcome.score < 0, outcome

@@ -28,6 +28,7 @@ def test_a_swarm_of_20_comes_through(seed: int) -> None:
         115,  # a copier that found nothing to copy yet
         132,  # verifiers cut off from holders; a learner with one honest worker
         141,  # an equivocation during a partition
+        254,  # workers of one learner went over to the other, and were still counted
     ],
 )
 def test_seeds_that_failed_once_do_not_any_more(seed: int) -> None:

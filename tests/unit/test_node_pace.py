@@ -7,11 +7,12 @@ import msgspec
 from primed.node.pace import Pace
 from primed.verify.rendezvous import ranked
 from primed.verify.runspec import Listed, Run, sign_run
-from primed.verify.statements import Entry, Joined
+from primed.verify.statements import Committed, Entry, Joined
 
 from .ledger_swarm import key, run_of
 
 PATIENCE_S = 60.0
+LEARNER = key("l").peer
 
 
 def new_run(learners: int = 1) -> Run:
@@ -41,18 +42,18 @@ def nobody(peer: bytes) -> bool:
 def test_half_of_what_staleness_allows_is_shared_by_the_workers() -> None:
     peers = workers(4)
     pace = joined(new_run(), peers)
-    assert pace.window(nobody, 1.0) == 4 * 8 // (2 * 4)
-    assert pace.window(lambda peer: peer in peers[2:], 1.0) == 4 * 8 // (2 * 2)
+    assert pace.window(LEARNER, nobody, 1.0) == 4 * 8 // (2 * 4)
+    assert pace.window(LEARNER, lambda peer: peer in peers[2:], 1.0) == 4 * 8 // (2 * 2)
 
 
 def test_workers_that_left_do_not_keep_the_others_from_filling_a_step() -> None:
     peers = workers(20)
     pace = joined(new_run(), peers)
-    assert pace.window(nobody, 1.0) == 1
+    assert pace.window(LEARNER, nobody, 1.0) == 1
     for peer in peers[:3]:
         body = Joined(roles=("worker",), profile="torch")
         pace.observe(Entry(peer, 1, bytes(32), body), PATIENCE_S)
-    left_behind = pace.window(nobody, PATIENCE_S + 1.0)
+    left_behind = pace.window(LEARNER, nobody, PATIENCE_S + 1.0)
     assert 3 * left_behind >= 8
 
 
@@ -64,4 +65,18 @@ def test_a_lone_worker_of_one_of_two_learners_makes_whole_steps() -> None:
         first.setdefault(order[0], []).append(peer)
     many, few = first.values()
     pace = joined(run, [few[0], *many])
-    assert pace.window(nobody, 1.0) == 4 * 8 // 2
+    (learner,) = {ranked(run.peers("learner"), "learner", run.run_id, peer)[0] for peer in few}
+    assert pace.window(learner, nobody, 1.0) == 4 * 8 // 2
+
+
+def test_workers_that_went_over_to_the_other_learner_are_not_counted() -> None:
+    """One of three is connected to the learner; the others took it for gone (seed 254)."""
+    peers = workers(3)
+    pace, other = joined(new_run(), peers), key("l1").peer
+    assert pace.window(LEARNER, nobody, 1.0) == 4 * 8 // (2 * 3)
+    for peer in peers[1:]:
+        zero = bytes(32)
+        body = Committed(other, 0, zero, zero, 0, zero, zero, 1, zero, 1, 1, 1, ())
+        pace.observe(Entry(peer, 1, zero, body), 1.0)
+    assert pace.window(LEARNER, nobody, 2.0) == 4 * 8 // 2
+    assert pace.window(other, nobody, 2.0) == 4 * 8 // (2 * 3)
