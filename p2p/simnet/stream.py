@@ -101,9 +101,13 @@ class SimStream:
             self._forget_if_over()
 
     async def reset(self) -> None:
-        if not self._failure and self._far is not None:
-            self._connection.send(self._own, 0, partial(self._far.fail, "reset by the peer"))
+        if not self._failure:
+            self._connection.send(self._own, 0, self._fail_far)
             self.fail("reset")
+
+    def _fail_far(self) -> None:
+        if self._far is not None:  # accepted there, maybe while the reset was on its way
+            self._far.fail("reset by the peer")
 
     def fail(self, reason: str) -> None:
         self._failure = self._failure or reason

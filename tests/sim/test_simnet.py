@@ -203,6 +203,26 @@ def test_scenario_8_a_short_partition_delays_a_long_one_disconnects_both_heal() 
     run(main, seed=3)
 
 
+def test_a_stream_that_is_given_up_while_it_opens_ends_at_the_other_end_too() -> None:
+    """A frozen peer that comes back says both at once (seed 367)."""
+
+    async def main() -> None:
+        world = World(3)
+        a, b = new_node(world, 0), new_node(world, 1)
+        async with started(world, [a, b]):
+            await until(lambda: bool(a.connected()))
+            world.freeze(a.peer)
+            for _ in range(9):
+                with trio.move_on_after(0.5):
+                    await a.open_stream(b.peer, ECHO)
+            world.thaw(a.peer)
+            await trio.sleep(2)
+            (connection,) = world.connections.values()
+            assert not connection.streams[b.peer] and not connection.streams[a.peer]
+
+    run(main, seed=3)
+
+
 def test_a_peer_behind_nat_dials_but_is_dialled_over_a_relay_only() -> None:
     async def main() -> None:
         world = World(4)
