@@ -18,7 +18,7 @@ Gossip: shard(payload, signature, index, leaf, path): 256 KiB + path, payloads u
 Sequence. The learner syncs the file, emits the manifest, then pushes in random order (small) or
 waits to be asked (large). A follower told to `expect` a payload takes pushed leaves; after 1.5 s
 without one, or at once if the payload is large, it asks peers what they have (`get_have`), which
-then announce what they gain (`gained`, once a second, four in a row at most), and pulls (`machine`, `sources`):
+then announce what they gain (`gained`, once a second, five in a row at most), and pulls (`machine`, `sources`):
 rarest leaves first, from <= 8 sources by throughput and success, what a source sends in 0.4 s at a
 time. The last 2 % and what is overdue is asked of a second source. The origin shows each leaf of a
 large payload to one peer first (`seeding`), so that all have left it once after W/u. Without
