@@ -58,7 +58,8 @@ class BookFile:
         try:
             self._saved = self._open()
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) in _PASSING:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+            if code & 0xFF in _PASSING:  # its upper bytes tell more of the same
                 self.close()
                 raise
             _log.warning("the peer book %s is not readable and begun anew: %s", self._path, error)
