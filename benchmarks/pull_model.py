@@ -60,7 +60,6 @@ class Swarm:
             other
             for other in self.nodes
             if other is not node
-            and other.alive
             and other.number not in node.near
             and (node.is_public or other.is_public)
         ]
@@ -69,13 +68,13 @@ class Swarm:
             node.near[other.number] = other.near[node.number] = None
 
     def run(self, until_s: float) -> None:
-        """Until all who live are done."""
+        """Until all are done."""
         for node in self.nodes:
             self.after(self.rng.random() * TICK_S, node.tick)
         while self._due and self.now < until_s:
             self.now, _, action = heapq.heappop(self._due)
             action()
-            if all(node.number in self.done_at or not node.alive for node in self.nodes[1:]):
+            if all(node.number in self.done_at for node in self.nodes[1:]):
                 return
 
     def trip_s(self, a: Node, b: Node) -> float:
@@ -95,7 +94,6 @@ class _Served:
 class Node:
     def __init__(self, swarm: Swarm, number: int) -> None:
         self.swarm, self.number = swarm, number
-        self.alive = True
         self.is_public = swarm.public[number]
         self.near: dict[int, None] = {}
         self.here = Bitmap.full(swarm.leaves) if number == 0 else Bitmap(swarm.leaves)
@@ -111,8 +109,6 @@ class Node:
     # ---- the asker
 
     def tick(self) -> None:
-        if not self.alive:
-            return
         liked = sorted(self.near, key=lambda number: (number > 0, hash((self.number, number))))
         peers = tuple(_name(number) for number in liked)
         self.step(machine.Tick(peers, dict.fromkeys(peers, WIDTHS)))
@@ -124,7 +120,7 @@ class Node:
             self._announce(announcement)
 
     def step(self, event: machine.Event) -> None:
-        if self.download.is_done or not self.alive:
+        if self.download.is_done:
             return
         for effect in self.download.step(event, self.swarm.now):
             if isinstance(effect, machine.FindMore):
@@ -148,8 +144,6 @@ class Node:
         self.swarm.after(trip_s, partial(other.be_told, self, announcement))
 
     def be_told(self, sender: Node, announcement: Announcement) -> None:
-        if not self.alive:
-            return
         self.step(machine.Gained(_name(sender.number), announcement.indexes))
         has = tuple(index for index in announcement.indexes if index in self.here)
         self.swarm.after(
@@ -162,15 +156,12 @@ class Node:
     # ---- the answerer
 
     def tell_have(self, asker: Node) -> None:
-        if self.alive:
-            peer, payload = _name(asker.number), self.swarm.payload
-            shown = self.announcer.subscribe(peer, payload, self.swarm.now)
-            told = machine.HaveIs(_name(self.number), bytes(shown))
-            self.swarm.after(self.swarm.trip_s(self, asker), partial(asker.step, told))
+        peer, payload = _name(asker.number), self.swarm.payload
+        shown = self.announcer.subscribe(peer, payload, self.swarm.now)
+        told = machine.HaveIs(_name(self.number), bytes(shown))
+        self.swarm.after(self.swarm.trip_s(self, asker), partial(asker.step, told))
 
     def serve(self, asker: Node, ask: machine.Ask) -> None:
-        if not self.alive:
-            return
         if len(self._queue) * self._leaf_s() > BACKLOG_S:
             busy = machine.Answered(ask, 0, busy_s=len(self._queue) * self._leaf_s() - BACKLOG_S)
             self.swarm.after(self.swarm.trip_s(self, asker), partial(asker.step, busy))
@@ -188,8 +179,6 @@ class Node:
             self.swarm.after(self._leaf_s(), partial(self._sent, self._queue.popleft()))
 
     def _sent(self, served: _Served) -> None:
-        if not self.alive:
-            return
         index = served.left.popleft()
         asker, trip_s = served.asker, self.swarm.trip_s(self, served.asker)
         self.swarm.sent_leaves += 1
@@ -205,7 +194,7 @@ class Node:
         self._send_next()
 
     def got(self, sender: Node, index: int) -> None:
-        if self.alive and index not in self.here:
+        if index not in self.here:
             self.here.add(index)
             self._tell_news()
         self.step(machine.Got(index, _name(sender.number)))

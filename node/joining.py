@@ -66,9 +66,7 @@ class Joining:
         self._doubles = doubles
         self._children: dict[str, Child] = {}
         self._turn = trio.Lock()  # a run is joined once, whoever asks for it meanwhile
-        self._learned: dict[
-            bytes, bytes
-        ] = {}  # run that is not joined -> who told it, oldest first
+        self._learned: dict[bytes, bytes] = {}  # runs not joined -> who told them, oldest first
         self._published: set[bytes] = set()  # by this daemon, since it was started
         self.hello = Hello(
             services.network,
@@ -120,8 +118,7 @@ class Joining:
         while len(self._learned) > RUNS_LEARNED:
             oldest = next(iter(self._learned))
             del self._learned[oldest]
-            if oldest not in self.parts:
-                self.known.pop(oldest, None)
+            self.known.pop(oldest, None)  # not there while its RunSpec is asked for
 
     async def _remember(self, run: Run) -> None:
         await on_disk(

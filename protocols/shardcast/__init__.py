@@ -18,13 +18,13 @@ Gossip: shard(payload, signature, index, leaf, path): 256 KiB + path, payloads u
 Sequence. The learner syncs the file, emits the manifest, then pushes in random order (small) or
 waits to be asked (large). A follower told to `expect` a payload takes pushed leaves; after 1.5 s
 without one, or at once if the payload is large, it asks peers what they have (`get_have`), which
-then announce what they gain (`gained`, once a second, five in a row at most), and pulls (`machine`, `sources`):
-rarest leaves first, from <= 8 sources by throughput and success, what a source sends in 0.4 s at a
+then announce what they gain (`gained`, once a second, five in a row at most), and pulls
+(`machine`, `sources`): rarest leaves first, from <= 8 sources by throughput and success, what a source sends in 0.4 s at a
 time. The last 2 % and what is overdue is asked of a second source. The origin shows each leaf of a
 large payload to one peer first (`seeding`), so that all have left it once after W/u. Without
 progress for 4 s (12 s while a connected peer knows the payload) the DHT is asked for providers of
-the root; whoever is complete provides it. The
-file gets its final name when every leaf is verified and synced (`store`).
+the root; whoever is complete provides it. The file gets its final name when every leaf is verified
+and synced (`store`).
 
 States of a transfer: not begun -> waiting for pushed leaves -> pulling -> complete; or refused,
 dropped, disk (named, tried again). Without a new leaf for 10 s it is told to have stalled, and what

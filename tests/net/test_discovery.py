@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -132,14 +130,17 @@ async def test_what_is_provided_alone_is_announced_to_those_who_come() -> None:
                     found = [peer for peer, _ in await other.find_providers(key, 5)]
 
 
+def table_of(network: Libp2pNetwork) -> list[bytes]:
+    return [p.to_bytes() for p in network._running().discovery.dht.routing_table.get_peer_ids()]
+
+
 async def test_only_members_enter_the_routing_table() -> None:
     relay, member = new_network(), new_network()
     stranger = Libp2pNetwork(Identity.generate(), profile=PROFILE)  # serves no hello
     async with started(relay, member, stranger):
-        table = relay._running().discovery.dht.routing_table
-        await until(lambda: [p.to_bytes() for p in table.get_peer_ids()] == [member.peer])
+        await until(lambda: table_of(relay) == [member.peer])
         await trio.sleep(1.0)
-        assert [p.to_bytes() for p in table.get_peer_ids()] == [member.peer]
+        assert table_of(relay) == [member.peer]
 
 
 async def test_who_leaves_or_falls_silent_leaves_the_routing_table(
@@ -149,26 +150,16 @@ async def test_who_leaves_or_falls_silent_leaves_the_routing_table(
     monkeypatch.setattr(limits, "PING_INTERVAL_S", 0.2)
     monkeypatch.setattr(limits, "PING_TIMEOUT_S", 1.0)
     one, other, leaves, silent = (new_network() for _ in range(4))
-
-    def known_to(network: Libp2pNetwork) -> set[bytes]:
-        return {p.to_bytes() for p in network._running().discovery.dht.routing_table.get_peer_ids()}
-
+    gone = {leaves.peer, silent.peer}
     async with started(one, other, silent):
         async with leaves.running([LOCAL], list(one.listen_addresses())):
-            gone = {leaves.peer, silent.peer}
-            await until(lambda: gone <= known_to(one) and gone <= known_to(other))
+            await until(lambda: gone <= {*table_of(one)} & {*table_of(other)})
         for connection in silent._running().swarm.get_connections():
             deaf = connection.muxed_conn.secured_conn  # type: ignore[attr-defined]
             monkeypatch.setattr(deaf, "write", _swallow)
         async with trio.open_nursery() as nursery:  # it may be dialled again afterwards
             for network in (one, other):
-                nursery.start_soon(until, partial(_is_apart, gone, known_to, network), 20)
-
-
-def _is_apart(
-    gone: set[bytes], known_to: Callable[[Libp2pNetwork], set[bytes]], network: Libp2pNetwork
-) -> bool:
-    return not gone & known_to(network)
+                nursery.start_soon(until, lambda n=network: gone.isdisjoint(table_of(n)), 20)
 
 
 async def _swallow(data: bytes) -> None:
