@@ -1,14 +1,15 @@
-"""NVIDIA GPUs: what the driver sees, what torch can use, and whether torch was built for them.
+"""NVIDIA GPUs: what the driver sees, what torch can use, and whether torch was built for both.
 
-The driver is asked through nvidia-ml-py (setup.cfg, extra `gpu`), which needs no CUDA.
+The driver is asked through nvidia-ml-py, which needs no CUDA.
 """
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
+
+import pynvml  # type: ignore[import-untyped]
 
 from primed.node.doctor.context import Context
 from primed.node.doctor.results import gib, ok, skip, warn
@@ -24,38 +25,60 @@ def check(context: Context) -> Iterator[CheckView]:
         yield skip("gpu", f"no NVIDIA GPU seen ({why_not}): everything runs on the CPU")
         return
     text = "; ".join(devices or [device["name"] for device in usable])
-    text += f", driver {driver}" if driver else ""
+    text += f", {driver}" if driver.version else ""
     if not usable:
-        remedy = "install torch for CUDA (make setup), and a driver as new as it asks for"
-        yield warn("gpu", f"{text}; torch cannot use it", remedy)
+        why, remedy = unusable(driver, context.probe)
+        yield warn("gpu", f"{text}; torch cannot use it: {why}", remedy)
         return
     yield ok("gpu", text)
     for device in usable:
         yield fits(device, context.probe.get("archs", []))
 
 
-def seen_by_driver() -> tuple[str, list[str], str]:
-    """(driver's version, each GPU in words, why there are none)."""
-    try:
-        pynvml = importlib.import_module("pynvml")
-    except ImportError:
-        return "", [], "nvidia-ml-py is not installed"
+class Driver(NamedTuple):
+    """Its version, and the newest CUDA that it runs, as (major, minor)."""
+
+    version: str = ""
+    cuda: tuple[int, int] = (0, 0)
+
+    def __str__(self) -> str:
+        return f"driver {self.version} for CUDA up to {self.cuda[0]}.{self.cuda[1]}"
+
+
+def seen_by_driver() -> tuple[Driver, list[str], str]:
+    """(driver, each GPU in words, why there are none)."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        return "", [], str(error)
+        return Driver(), [], str(error)
     try:
         handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-        found = [_in_words(pynvml, handle) for handle in handles]
-        return str(pynvml.nvmlSystemGetDriverVersion()), found, "the driver lists none"
+        found = [_in_words(handle) for handle in handles]
+        cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())  # 13010 is 13.1
+        driver = Driver(str(pynvml.nvmlSystemGetDriverVersion()), (cuda // 1000, cuda % 1000 // 10))
+        return driver, found, "the driver lists none"
     finally:
         pynvml.nvmlShutdown()
 
 
-def _in_words(pynvml: Any, handle: Any) -> str:
+def _in_words(handle: Any) -> str:
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     name = pynvml.nvmlDeviceGetName(handle)
     return f"{name} with {gib(memory.free)} of {gib(memory.total)} free"
+
+
+def unusable(driver: Driver, probe: dict[str, Any]) -> tuple[str, str]:
+    """Why torch sees no GPU where the driver does, and what to do. A driver runs what was built for
+    its own major version of CUDA and older ones ("CUDA Compatibility", minor version compatibility)."""
+    if not probe.get("torch"):
+        return "it does not load", "see the check `torch`"
+    if not (built_for := probe["cuda"]):
+        return "it is built for the CPU", "install a torch for CUDA: make setup"
+    if driver.cuda[0] < int(built_for.partition(".")[0]):
+        remedy = f"install a newer driver, or a torch built for CUDA {driver.cuda[0]}"
+        return f"it is built for CUDA {built_for}, which needs a newer driver", remedy
+    remedy = "give this process the device: docker --gpus all, CUDA_VISIBLE_DEVICES, rights on /dev"
+    return f"it is built for CUDA {built_for}, which this driver runs", remedy
 
 
 def fits(device: dict[str, Any], archs: list[str]) -> CheckView:

@@ -101,8 +101,8 @@ async def test_scenario_28_a_ban_is_on_disk_within_seconds(tmp_path: Path) -> No
 async def test_scenario_27_a_victim_whose_book_is_poisoned_finds_its_old_neighbours(
     tmp_path: Path,
 ) -> None:
-    """It knew five honest peers; then an attacker with a /16 tells it 400 addresses, and forty
-    attackers connect. The bootstrap peer is the attacker's too."""
+    """It knew five honest peers; then an attacker with a /16 tells it 400 addresses, and its four
+    hosts connect. The bootstrap peer is the attacker's too."""
     book, identity = tmp_path / "peers.db", Identity.generate()
     honest = [new_network(profile=SMALL) for _ in range(5)]
     async with AsyncExitStack() as stack:

@@ -16,7 +16,8 @@ from primed.p2p.errors import RemoteError
 from primed.p2p.host import Libp2pNetwork
 
 from ..net.hosts import LOCAL, ask, new_network, started, until
-from .test_connections import dial, is_cut
+from .flooder import is_cut
+from .test_connections import dial
 from .test_floods import MESHSUB, framed
 
 pytestmark = pytest.mark.trio

@@ -363,3 +363,17 @@ def test_compute_capability_against_the_build(
 ) -> None:
     found = gpu.fits({"name": "GPU", "capability": capability}, archs)
     assert found.result == ("ok" if fits else "warn")
+
+
+@pytest.mark.parametrize(
+    ("probe", "why", "remedy"),
+    [
+        ({"error": "ImportError"}, "does not load", "`torch`"),
+        ({"torch": "2.13.0", "cuda": None}, "for the CPU", "make setup"),
+        ({"torch": "2.13.0", "cuda": "13.0"}, "needs a newer driver", "built for CUDA 12"),
+        ({"torch": "2.13.0", "cuda": "12.9"}, "which this driver runs", "--gpus all"),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_and_why(probe: dict[str, str], why: str, remedy: str) -> None:
+    found = gpu.unusable(gpu.Driver("550.54", (12, 4)), probe)
+    assert why in found[0] and remedy in found[1]
