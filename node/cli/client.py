@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
+from primed.node import lock
 from primed.node.paths import DEFAULT_DATA_DIR, Paths
 from primed.node.views import View
 from primed.p2p.errors import UserError
 
 ANSWER_S = 40.0
 SLOW_ANSWER_S = 620.0  # join and publish may move a checkpoint
+SILENCE_S = 2.0  # then we look whether the daemon's process runs at all
 ANSWER_MAX_BYTES = 64 * 1024 * 1024
 V = TypeVar("V", bound=View)
 
@@ -53,7 +56,7 @@ class Client:
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         try:
-            answer = _call(self._paths.socket, head.encode() + body, timeout_s)
+            answer = self._call(head.encode() + body, timeout_s)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise not_running(self._paths) from error
         except PermissionError as error:
@@ -72,24 +75,43 @@ class Client:
             raise UserError(problem.error, problem.hint, exit_code=problem.code)
         return content
 
+    def _call(self, request: bytes, timeout_s: float) -> bytes:
+        """All bytes of the answer, until the daemon closes the connection."""
+        deadline = time.monotonic() + timeout_s
+        answer = bytearray()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout_s)
+            connection.connect(str(self._paths.socket))
+            connection.sendall(request)
+            while True:
+                left_s = max(0.01, deadline - time.monotonic())
+                connection.settimeout(min(SILENCE_S, left_s))
+                try:
+                    data = connection.recv(1 << 16)
+                except TimeoutError:
+                    if left_s <= SILENCE_S:
+                        raise
+                    self._check_runs()
+                    continue
+                if not data:
+                    return bytes(answer)
+                answer += data
+                if len(answer) > ANSWER_MAX_BYTES:
+                    raise OSError("the answer is too large")
+
+    def _check_runs(self) -> None:
+        """A stopped process (SIGSTOP, Ctrl-Z) takes connections and answers none of them."""
+        import psutil  # type: ignore[import-untyped]  # here, since it takes its time to load
+
+        if not (found := lock.holder(self._paths.lock)):
+            return
+        with suppress(psutil.Error):
+            if psutil.Process(found.pid).status() == psutil.STATUS_STOPPED:
+                text = f"the daemon, process {found.pid}, is stopped and answers nothing"
+                raise UserError(text, f"let it go on: kill -CONT {found.pid} (or fg in its shell)")
+
     def _broken_off(self) -> UserError:
         return UserError("the daemon broke off its answer", f"see {self._paths.logs}/daemon.log")
-
-
-def _call(path: Path, request: bytes, timeout_s: float) -> bytes:
-    """All bytes of the answer, until the daemon closes the connection."""
-    deadline = time.monotonic() + timeout_s
-    answer = bytearray()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout_s)
-        connection.connect(str(path))
-        connection.sendall(request)
-        while data := connection.recv(1 << 16):
-            answer += data
-            if len(answer) > ANSWER_MAX_BYTES:
-                raise OSError("the answer is too large")
-            connection.settimeout(max(0.01, deadline - time.monotonic()))
-    return bytes(answer)
 
 
 def _parts(answer: bytes) -> tuple[int, bytes | None]:

@@ -17,6 +17,7 @@ import pytest
 from primed.node.demo.swarm import LocalNode
 from primed.node.views import PeersView
 from primed.p2p import limits
+from primed.p2p.errors import UserError
 
 from ..unit.small_disk import run_on_small_disk
 
@@ -158,6 +159,10 @@ def test_scenario_2_a_daemon_stopped_for_a_minute_is_given_up_and_comes_back(
         until(lambda: node.text in peers_of(relay), 30)
         began = time.monotonic()
         os.kill(pid_of(node), signal.SIGSTOP)
+        with pytest.raises(UserError, match=f"process {pid_of(node)}, is stopped") as told:
+            node.status()
+        assert f"kill -CONT {pid_of(node)}" in told.value.hint
+        assert time.monotonic() - began < 10  # no waiting for an answer that cannot come
         until(
             lambda: node.text not in peers_of(relay),
             limits.PING_INTERVAL_S + limits.PING_TIMEOUT_S + 20,
