@@ -130,6 +130,10 @@ class Inspections:
         if copied is not None:
             detail = f"same completions as commitment {copied.hex()[:16]}"
             return await self.refuse(case, "duplicate", detail)
+        if not _is_wanted(case):
+            return  # over meanwhile: begun again should it be reopened, since its file may go
+        if self._part.rollouts.path(case.body.batch) is None:
+            raise RemoteError("the batch was deleted while it was over, and was reopened")
         self._passed[case.commitment] = path
         self._part.changes.notify()
 
