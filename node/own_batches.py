@@ -37,7 +37,7 @@ class OwnBatches:
         self._run = run
         self._me = me
         self._rows = store.batches
-        self._unused: dict[int, bytes] = {}  # counter -> commitment neither used nor ended
+        self._unused: dict[int, tuple[bytes, bytes]] = {}  # counter -> commitment, its learner
 
     # ---- what follows from events ----------------------------------------------------------
 
@@ -46,7 +46,7 @@ class OwnBatches:
         if entry.author == self._me and isinstance(body, Committed | Skipped):
             self.next_counter = max(self.next_counter, body.counter + 1)
             if isinstance(body, Committed):
-                self._unused[body.counter] = entry.digest
+                self._unused[body.counter] = entry.digest, body.learner
 
     def observe_case(self, case: Case) -> None:
         is_over = case.used_by or case.state in ENDED or case.state == "inconclusive"
@@ -57,18 +57,17 @@ class OwnBatches:
         """After the replay at start. Forget what the ledger closed while this node was away; note
         the commitment of a batch that was stated and not noted when the daemon was killed."""
         for row in await on_disk(self._rows.newest, self._run.run_id, 1):
-            note, commitment = _note(row), self._unused.get(row.counter, b"")
+            note, commitment = _note(row), self._unused.get(row.counter, (b"", b""))[0]
             if commitment and not note.commitment:
                 note = msgspec.structs.replace(note, commitment=commitment)
                 await self._put(row.counter, "committed", row.version, note)
-        for counter, commitment in list(self._unused.items()):
+        for counter, (commitment, _) in list(self._unused.items()):
             if cases.case(commitment) is None:
                 del self._unused[counter]
 
-    @property
-    def unused(self) -> int:
-        """Own commitments under way: neither consumed by a version nor come to an end."""
-        return len(self._unused)
+    def unused(self, learner: bytes) -> int:
+        """Own commitments under way to a learner: neither consumed by a version nor come to an end."""
+        return sum(by == learner for _, by in self._unused.values())
 
     # ---- the notebook ----------------------------------------------------------------------
 

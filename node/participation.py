@@ -224,9 +224,10 @@ class Participation:
     # ---- what roles ask --------------------------------------------------------------------
 
     def learner_of(self, worker: bytes) -> bytes:
-        """The worker's learner: the first by weighted rendezvous; the second while that one is
-        away and has been silent for `silent_learner_s`."""
+        """The worker's learner: the first by weighted rendezvous, of those that have steps left; the
+        second while that one is away and has been silent for `silent_learner_s`."""
         order = ranked(self.run.peers("learner"), "learner", self.run.run_id, worker)
+        order = [learner for learner in order if not self.is_done(learner)] or order
         if len(order) > 1 and self._is_silent(order[0]):
             return order[1]
         return order[0]
@@ -237,17 +238,19 @@ class Participation:
             age_s > self.run.spec.parameters.silent_learner_s
         )
 
-    def window(self) -> int:
-        """How many unused batches this worker may have under way."""
-        return self.pace.window(
-            self.learner_of(self.me), self.cases.is_excluded, trio.current_time()
-        )
+    def has_room(self, learner: bytes) -> bool:
+        """Whether this worker may make one more batch for the learner."""
+        window = self.pace.window(learner, self.cases.is_excluded, trio.current_time())
+        return self.own.unused(learner) < window
+
+    def is_done(self, learner: bytes) -> bool:
+        """Whether its lineage has made the run's last step."""
+        last = self.run.spec.training.max_steps
+        return bool(last) and self.lineages.newest_step(learner) >= last
 
     def is_finished(self) -> bool:
-        """Whether every lineage has made the run's last step."""
-        last = self.run.spec.training.max_steps
-        newest = (self.lineages.newest_step(learner) for learner in self.run.peers("learner"))
-        return bool(last) and all(step >= last for step in newest)
+        """Whether every lineage has."""
+        return all(map(self.is_done, self.run.peers("learner")))
 
     def is_connected(self, peer: bytes) -> bool:
         return any(info.peer == peer for info in self._services.network.peers())

@@ -57,7 +57,7 @@ class Learner:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._inspections.run)
             nursery.start_soon(self._merging.run)
-            while not self._part.is_finished():
+            while not self._part.is_done(self._part.me):
                 try:
                     await self._one_step()
                 except OutOfMemory as error:
@@ -67,7 +67,7 @@ class Learner:
                     self._say("waiting", str(error))
                     _log.warning("no step", reason=str(error))
                     await trio.sleep(RETRY_S)
-            self._say("finished", "the run has made its last step")
+            self._say("finished", "it has made the run's last step")
             await trio.sleep_forever()
 
     def _say(self, state: str, reason: str = "") -> None:

@@ -123,14 +123,15 @@ class Worker:
     async def _has_room(self, learner: bytes) -> bool:
         """Wait while as many batches as can be used in time are under way (docs/decisions/0004).
         False: the policy may have moved on meanwhile, look again."""
-        if self._part.own.unused < self._part.window():
+        part = self._part
+        if part.has_room(learner):
             return True
         self._say("waiting", "the learner has enough of this node's batches to go on with")
-        await self._part.changes.until(
-            lambda: self._part.own.unused < self._part.window() or None,
+        await part.changes.until(
+            lambda: part.has_room(learner) or part.learner_of(part.me) != learner or None,
             "room for another batch",
             f"learner {peerid.short(learner)} to use the ones under way",
-            self._part.run.spec.parameters.silent_learner_s,
+            part.run.spec.parameters.silent_learner_s,
         )
         return False
 

@@ -29,6 +29,8 @@ def test_a_swarm_of_20_comes_through(seed: int) -> None:
         132,  # verifiers cut off from holders; a learner with one honest worker
         141,  # an equivocation during a partition
         254,  # workers of one learner went over to the other, and were still counted
+        1692,  # a batch inspected while it was over and deleted, then reopened
+        1922,  # a learner that no worker has first
     ],
 )
 def test_seeds_that_failed_once_do_not_any_more(seed: int) -> None:
