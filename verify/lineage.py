@@ -5,15 +5,16 @@ checkpoint; a learner's lineage is the chain of its `step` and `mix` manifests f
 versions of other learners in (its further parents), changes many weights and consumes no batch. A
 `merged` manifest makes no version: it names a delta from a version with a snapshot to a later one of
 this learner; from version 0, which all lineages share, it is how nodes of other lineages change over.
-Manifests arrive in any order across authors: one whose parent is unknown waits (bounded) until the
-parent is here.
+Manifests arrive in any order across authors: one whose parent is unknown waits until the parent is
+here. Only listed learners' wait, whose versions are kept for good anyway: a whole lineage may come
+before the base checkpoint.
 Pure: fed with verified entries, asked by the daemon's roles.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,7 +28,6 @@ from primed.verify.statements import (
     version_of,
 )
 
-_ORPHANS = 1024  # manifests waiting for their parent
 _SLACK_BYTES = 1 << 20
 _LEG_BYTES = 1 << 18  # what one more payload costs beside its bytes: asking, waiting, applying
 SPANS_KEPT = (2, 4, 8, 16)  # merged deltas that stay useful when there are newer ones
@@ -55,29 +55,39 @@ class Lineages:
 
     def observe(self, entry: Entry) -> list[bytes]:
         """Take a manifest in; returns the versions that became known, oldest first."""
+        known: list[bytes] = []
+        ahead = deque([entry])
+        while ahead:
+            if (version := self._take(ahead.popleft())) is not None:
+                known.append(version)
+                ahead.extendleft(reversed(self._orphans.pop(version, [])))
+        return known
+
+    def _take(self, entry: Entry) -> bytes | None:
+        """The version that a manifest makes known, if any."""
         manifest = entry.body
         if not isinstance(manifest, Manifest):
-            return []
+            return None
         if manifest.step == 0:
             return self._take_base(entry.author, manifest)
         if entry.author != manifest.learner or manifest.learner not in self._learners:
-            return []
+            return None
         if manifest.kind == "merged":
             self._take_merged(entry, manifest)
-            return []
+            return None
         if not makes_a_version(manifest) or self._waits_for_a_parent(entry, manifest):
-            return []
+            return None
         if self.newest(manifest.learner) != manifest.parents[0] or not self._fits(manifest):
-            return []  # a fork, a gap or an absurd size: the chain goes on without it
+            return None  # a fork, a gap or an absurd size: the chain goes on without it
         return self._add(manifest)
 
     def _waits_for_a_parent(self, entry: Entry, manifest: Manifest) -> bool:
         missing = next((each for each in manifest.parents if each not in self.manifests), None)
-        if missing is not None and sum(map(len, self._orphans.values())) < _ORPHANS:
+        if missing is not None:
             self._orphans.setdefault(missing, []).append(entry)
         return missing is not None
 
-    def _take_base(self, author: bytes, manifest: Manifest) -> list[bytes]:
+    def _take_base(self, author: bytes, manifest: Manifest) -> bytes | None:
         spec = self._run.spec
         is_base = (
             author == spec.originator
@@ -87,7 +97,7 @@ class Lineages:
             and manifest.weights == spec.model.weights
         )
         if not is_base or self.base is not None:
-            return []
+            return None
         self.base = version_of(manifest)
         return self._add(manifest)
 
@@ -127,15 +137,12 @@ class Lineages:
         limit = 2 * base.size_bytes + _SLACK_BYTES
         return all(part.size_bytes <= limit for part in manifest.payloads())
 
-    def _add(self, manifest: Manifest) -> list[bytes]:
+    def _add(self, manifest: Manifest) -> bytes:
         version = version_of(manifest)
         self.manifests[version] = manifest
         if manifest.step:
             self._newest[manifest.learner] = version
-        known = [version]
-        for orphan in self._orphans.pop(version, []):
-            known += self.observe(orphan)
-        return known
+        return version
 
     def newest(self, learner: bytes) -> bytes | None:
         """The newest version of a learner's lineage: the base until it has published."""

@@ -48,7 +48,7 @@ class Lineage:
             kind="step",
             step=number,
             parents=(self.versions[-1],),
-            weights=bytes([number]) * 32,
+            weights=number.to_bytes(32, "big"),
             delta=payload(STEP, number),
             snapshot=None if number % 16 else payload(SNAPSHOT, 1000 + number),
             consumed=(),
@@ -193,3 +193,22 @@ def test_kept_are_two_snapshots_sixteen_deltas_leases_and_useful_spans() -> None
     assert kept({lineage.versions[20]})[0][-1] == 16
     assert kept({lineage.versions[16]})[0][-1] == 16
     assert kept({bytes(32)})[0][-1] == 32
+
+
+def test_a_lineage_of_thousands_of_steps_may_come_before_the_base_and_in_any_order() -> None:
+    """A replay goes from author to author, and the learner's events may come first."""
+    lineage = Lineage()
+    for _ in range(3000):
+        lineage.step()
+    lineage.merge(2992, 2999)
+    manifests = [*lineage.seen.manifests.values(), *lineage.seen.merged(lineage.versions[2999])]
+    entries = [
+        Entry(m.learner if m.step else lineage.run.spec.originator, 0, bytes(32), m)
+        for m in reversed(manifests)
+    ]
+    late = Lineages(lineage.run)
+    for entry in entries[:-1]:
+        assert late.observe(entry) == []
+    assert late.observe(entries[-1]) == lineage.versions
+    assert late.newest_step(lineage.learner) == 3000
+    assert late.merged(lineage.versions[2999]) == lineage.seen.merged(lineage.versions[2999])
