@@ -5,13 +5,14 @@ that it folds; roles react to `changes()`. Probation, admission and draw terms c
 of the cut that a commitment names, so all nodes judge a claim alike. Exclusion is immediate.
 Deadlines are local and monotonic; no clock is read here.
 
-Bounded: a case goes when the ledger forgets its batch, at the latest when CASES_MAX newer ones
-exist; facts without a commitment wait in a queue of EARLY_MAX.
+Bounded: a case goes when the ledger forgets its batch. Beyond CASES_MAX one that is over goes, else the
+newest of whoever has most, first of those who never had a batch accepted. Facts without a
+commitment wait in `Early`.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -25,6 +26,7 @@ from primed.verify.decision import (
     exceeds_fraud_limit,
     is_valid_claim,
 )
+from primed.verify.early import Early
 from primed.verify.ledger.facts import is_stored
 from primed.verify.ledger.state import (
     CUT_LAG,
@@ -50,8 +52,8 @@ from primed.verify.statements import (
 )
 
 CASES_MAX = 8192
-EARLY_MAX = 8192
-UNCHECKED_MAX = 64  # claims on a batch whose draw terms are not known yet
+EARLY_OF_MEMBER, EARLY_OF_OTHERS = 2048, 256  # facts without a commitment
+UNCHECKED_MAX = 64  # claims of others on a batch whose draw terms are not known yet
 
 _Fact = Claim | Verdict | Rejected | bytes  # bytes: the version that consumed the batch
 
@@ -71,8 +73,10 @@ class Cases:
         self._state = genesis(run)
         self._epochs = epochs_of(self._state)
         self._cases: dict[bytes, Case] = {}  # oldest first
+        self._by_worker: dict[bytes, dict[bytes, Case]] = {}  # the same
         self._counters = Counters(GAP_LIMIT)
-        self._early: deque[tuple[bytes, bytes, _Fact, float]] = deque(maxlen=EARLY_MAX)
+        self._early: Early[_Fact] = Early()
+        self._listed = frozenset((*run.peers("verifier"), *run.peers("learner")))
         self._frauds: dict[bytes, dict[int, str]] = {}
         self._excluded: set[bytes] = set()
         self._changed: dict[bytes, None] = {}
@@ -134,8 +138,8 @@ class Cases:
 
     def of_worker(self, worker: bytes) -> list[Case]:
         """Its cases by counter."""
-        mine = (case for case in self._cases.values() if case.worker == worker)
-        return sorted(mine, key=lambda case: (case.body.counter, case.seq))
+        mine = self._by_worker.get(worker, {})
+        return sorted(mine.values(), key=lambda case: (case.body.counter, case.seq))
 
     def usable(self, learner: bytes) -> list[Case]:
         """What the learner may train on now, in the order in which it became usable here."""
@@ -223,6 +227,7 @@ class Cases:
             case.verdicts = dict(known.verdicts)
             case.refusal, case.used_by = known.refusal, known.used_by
         self._cases[entry.digest] = case
+        self._by_worker.setdefault(entry.author, {})[entry.digest] = case
         self._changed[entry.digest] = None
         self._fill(entry.author, body.counter, entry.seq, entry.digest, now)
         self._take_early(case)
@@ -238,29 +243,35 @@ class Cases:
                 case.fault = "duplicate"
                 self._review(case, now)
         if self._counters.following(author) > following:
-            for case in self.of_worker(author):
-                if case.terms is None:
-                    self._review(case, now)
+            held = (case for case in self._by_worker.get(author, {}).values() if case.hold)
+            for case in sorted(held, key=lambda case: case.body.counter):
+                self._review(case, now)
 
     def _fact(self, author: bytes, commitment: bytes, fact: _Fact, now: float) -> None:
         case = self._cases.get(commitment)
         if case is None:
-            self._early.append((author, commitment, fact, now))
+            is_member = self._is_member(author)
+            line, room = (author, EARLY_OF_MEMBER) if is_member else (b"", EARLY_OF_OTHERS)
+            self._early.add(author, commitment, fact, now, line, room)
             return
         self._apply(case, author, fact, now)
         self._review(case, now)
 
+    def _is_member(self, author: bytes) -> bool:
+        """Whether it may be one whose word on batches counts."""
+        state = self._state
+        return author in self._listed or any(
+            author in state.weights(role) for role in ("verifier", "learner")
+        )
+
     def _take_early(self, case: Case) -> None:
-        ours = [fact for fact in self._early if fact[1] == case.commitment]
-        if ours:
-            rest = (fact for fact in self._early if fact[1] != case.commitment)
-            self._early = deque(rest, maxlen=EARLY_MAX)
-        for author, _, fact, seen in ours:
+        for author, fact, seen in self._early.take(case.commitment):
             self._apply(case, author, fact, seen)
 
     def _apply(self, case: Case, author: bytes, fact: _Fact, now: float) -> None:
         if isinstance(fact, Claim):
-            if author not in case.claims and len(case.unchecked) < UNCHECKED_MAX:
+            has_room = len(case.unchecked) < UNCHECKED_MAX or self._is_member(author)
+            if author not in case.claims and has_room:
                 case.unchecked.setdefault(author, (fact, now))
         elif isinstance(fact, Verdict):
             if author in case.claims or author in case.unchecked:
@@ -355,7 +366,7 @@ class Cases:
         batch = self._state.batches.get(case.commitment)
         if batch is None:
             if case.body.counter < self._ledger_next(case.worker):
-                del self._cases[case.commitment]
+                self._drop(case)
         elif case.used_by:
             pass  # used is used: the ledger alone says what it earns
         elif batch.state in ("rejected", "unavailable", "stale", "inconclusive"):
@@ -368,6 +379,20 @@ class Cases:
 
     def _evict(self) -> None:
         while len(self._cases) > CASES_MAX:
-            ended = (c for c, case in self._cases.items() if case.state in ENDED or case.used_by)
-            del self._cases[next(ended, next(iter(self._cases)))]
+            over = (case for case in self._cases.values() if case.state in ENDED or case.used_by)
+            self._drop(next(over, None) or self._one_too_many())
             self.ignored["case evicted"] += 1
+
+    def _one_too_many(self) -> Case:
+        def claim_to_room(worker: bytes) -> tuple[bool, int]:
+            is_new = worker_of(self._run, self._state, worker).accepted == 0
+            return is_new, len(self._by_worker[worker])
+
+        return next(reversed(self._by_worker[max(self._by_worker, key=claim_to_room)].values()))
+
+    def _drop(self, case: Case) -> None:
+        del self._cases[case.commitment]
+        mine = self._by_worker[case.worker]
+        del mine[case.commitment]
+        if not mine:
+            del self._by_worker[case.worker]

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from primed.verify import vrf
+from primed.verify import verdicts, vrf
 from primed.verify.ledger import fold, genesis
 from primed.verify.runspec import Run
-from primed.verify.statements import Admitted, Claim, Entry, Rejected, Skipped
-from primed.verify.verdicts import Cases
+from primed.verify.statements import Admitted, Claim, Committed, Entry, Rejected, Skipped
+from primed.verify.verdicts import EARLY_OF_OTHERS, Cases
 
 from .ledger_swarm import Swarm, key, run_of
 
@@ -364,3 +364,50 @@ def test_the_order_of_arrival_does_not_matter(seed: int, reasons: list[str]) -> 
         {case.commitment for case in view.usable(key("l").peer)} for view in (mixed, expected)
     ]
     assert usable[0] == usable[1]
+
+
+def test_one_workers_flood_of_commitments_pushes_nobody_elses_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verdicts, "CASES_MAX", 50)
+    run = run_of()
+    swarm = Swarm(run)
+    honest = [swarm.commit("honest", counter) for counter in range(3)]
+    swarm.claim("v0", honest[0])
+    cases = fed(run, swarm)
+    for counter in range(100):
+        cases.observe(swarm.commit("flood", counter, holder="flood-2"), 1.0)
+    assert [state_of(cases, batch) for batch in honest] == ["drawn", "committed", "committed"]
+    assert [case.worker for case in cases.unfinished(key("v0").peer)] == [key("honest").peer]
+    assert len(cases.all()) == 50
+
+
+def test_claims_of_strangers_leave_room_for_the_verifiers() -> None:
+    """A replay goes by author, and a draw cannot be checked before its commitment is there."""
+    run = run_of(audit_rate=1.0)
+    swarm = Swarm(run)
+    batch = swarm.commit("w", 0)
+    swarm.check(batch, "sampling", "sampling")
+    said = swarm.entries[1:]
+    for number in range(EARLY_OF_OTHERS + 9):
+        swarm.write(f"x{number}", Claim(batch.digest, 0, bytes(80)))
+    cases = Cases(run)
+    for entry in [*swarm.entries[1 + len(said) :], *said, batch]:
+        cases.observe(entry, 0.0)
+    assert state_of(cases, batch) == "rejected"
+    assert cases.worker(key("w").peer).frauds == ((0, "sampling"),)
+
+
+def test_what_a_verifier_said_last_is_known_when_the_commitments_come_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verdicts, "EARLY_OF_MEMBER", 6)
+    run = run_of(audit_rate=1.0)
+    swarm = Swarm(run)
+    for counter in range(20):
+        swarm.check(swarm.commit("w", counter), "ok", "ok")
+    cases = Cases(run)
+    for entry in sorted(swarm.entries, key=lambda e: (isinstance(e.body, Committed), e.author)):
+        cases.observe(entry, 0.0)
+    batches = cases.of_worker(key("w").peer)
+    assert [len(case.verdicts) for case in batches] == [0] * 17 + [2] * 3
