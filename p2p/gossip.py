@@ -290,10 +290,13 @@ class Gossip(Pubsub):
 
 
 def _is_of_form(message: rpc_pb2.Message) -> bool:
-    """Whether its parts have the sizes that they may have; what is longer is not even remembered."""
+    """Whether its parts have the sizes that they may have; what is longer is not even remembered.
+    A key is not signed, and neither are fields that nobody knows: they fit into the envelope (some
+    libraries send a key that the origin's id holds already), or the whole message is refused."""
     is_id = len(message.from_id) + len(message.seqno) <= limits.GOSSIP_ID_BYTES
     is_short = len(message.data) <= limits.GOSSIP_MESSAGE_BYTES
-    return is_id and is_short and len(message.topicIDs) == 1
+    is_bare = message.ByteSize() <= len(message.data) + limits.GOSSIP_ENVELOPE_BYTES
+    return is_id and is_short and is_bare and len(message.topicIDs) == 1
 
 
 def is_authentic(message: rpc_pb2.Message) -> bool:

@@ -108,6 +108,7 @@ BULK_PURPOSE_CHARS = 128
 # Gossip
 GOSSIP_MESSAGE_BYTES = 1024 * 1024
 GOSSIP_RPC_BYTES = GOSSIP_MESSAGE_BYTES + 64 * 1024  # with signatures and control messages
+GOSSIP_ENVELOPE_BYTES = 512  # of a message beside its data: ids, topic, signature
 GOSSIP_QUEUE_BYTES = 48 * 1024 * 1024  # waiting for one peer; the bytes are shared by all queues
 GOSSIP_QUEUE_ENTRIES = 4096
 GOSSIP_CACHE_BYTES = 64 * 1024 * 1024  # whole messages kept to answer IWANT

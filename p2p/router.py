@@ -51,7 +51,7 @@ class BoundedCache(MessageCache):
         if default_msg_id_fn(msg) in self.msgs:
             return
         super().put(msg)
-        self._bytes += len(msg.data)
+        self._bytes += msg.ByteSize()
         for entries in reversed(self.history):
             while entries and self._bytes > limits.GOSSIP_CACHE_BYTES:
                 self._drop(entries.pop(0).mid)
@@ -69,7 +69,7 @@ class BoundedCache(MessageCache):
 
     def _drop(self, mid: bytes) -> None:
         if message := self.msgs.pop(mid, None):
-            self._bytes -= len(message.data)
+            self._bytes -= message.ByteSize()
 
 
 class Owner(Protocol):

@@ -11,6 +11,7 @@ from libp2p.utils.varint import encode_uvarint
 
 from primed.p2p import limits
 from primed.p2p.errors import LocalError
+from primed.p2p.gossip import _SIGNING_PREFIX
 from primed.p2p.host import Libp2pNetwork
 from primed.p2p.network import Acceptance
 
@@ -206,3 +207,37 @@ async def test_trap_6_few_copies_of_a_shard_cross_the_wires() -> None:
         sent = sum(network.traffic.gossip_sent_bytes for network in swarm)
         assert sent < 1.5 * 6 * 4 * 64 * 1024
         assert swarm[1].traffic.gossip_sent_bytes < 2 * 6 * 64 * 1024
+
+
+@pytest.mark.parametrize("surplus", ["key", "unknown field"])
+async def test_what_a_message_carries_unsigned_or_unknown_is_short(surplus: str) -> None:
+    """A key as other libraries send it does no harm; a mebibyte beside two hundred bytes of data,
+    which no count of payloads would notice, is neither kept nor sent on."""
+    victim, attacker, friend = new_network(), new_network(), new_network()
+    at_victim, at_friend = Inbox(victim), Inbox(friend)
+    async with started(victim, attacker, friend):
+        await until(lambda: subscribers(victim) == 1)
+        stream = await attacker.open_stream(victim.peer, MESHSUB)
+        for size in (36, 1_000_000):
+            message = message_of(attacker, surplus, size)
+            await stream.write_all(framed(rpc_pb2.RPC(publish=[message])))
+            await until(lambda: len(at_victim.got) + victim.traffic.gossip_rejected >= 1)
+        await until(lambda: victim.traffic.gossip_rejected == 1)
+        await until(lambda: len(at_friend.got) == 1)
+        assert len(at_victim.got) == 1
+        assert score_of(victim, attacker.peer) < 0 == score_of(victim, friend.peer)
+        cache = victim._running().gossip.router._cache
+        assert cache._bytes == sum(kept.ByteSize() for kept in cache.msgs.values()) < 1000
+
+
+def message_of(origin: Libp2pNetwork, surplus: str, size: int) -> rpc_pb2.Message:
+    gossip = origin._running().gossip
+    message = rpc_pb2.Message(
+        data=b"d" * 200, topicIDs=["t"], from_id=origin.peer, seqno=gossip._next_seqno()
+    )
+    if surplus == "unknown field":
+        message.MergeFromString(b"\xfa\x01" + encode_uvarint(size) + bytes(size))  # field 31
+    message.signature = gossip._sign(_SIGNING_PREFIX + message.SerializeToString())
+    if surplus == "key":
+        message.key = bytes(size)
+    return message
