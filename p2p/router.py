@@ -34,7 +34,6 @@ from primed.p2p.outbox import Letter, Outbox
 from primed.p2p.shardflow import Shardflow
 
 _log = logging.getLogger(__name__)
-_CONTROL_PARTS = 64  # grafts, prunes, ... heeded of one RPC
 _BACK_OFF_LONGEST_S = 3600
 _ANSWERS_BEATS = 5  # heartbeats after which answers are counted anew
 _KEPT_BEATS = 24  # heartbeats that messages are kept for: a swarm that heals offers them again
@@ -210,26 +209,27 @@ class Router(gossipsub.GossipSub):
     # --- receiving
 
     async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
+        """Control messages; `gossip` has seen to it that they have few parts."""
         control = rpc.control
-        for ihave in control.ihave[:_CONTROL_PARTS]:
+        for ihave in control.ihave:
             if ihave.topicID in self.mesh and self._check_ihave_rate_limit(
                 sender_peer_id, ihave.topicID
             ):
                 self._offered(sender_peer_id, ids_of(ihave.messageIDs).values())
-        for iwant in control.iwant[:_CONTROL_PARTS]:
+        for iwant in control.iwant:
             if self._check_iwant_rate_limit(sender_peer_id):
                 for message_id in ids_of(iwant.messageIDs).values():
                     self.flow.holders.drop(sender_peer_id, message_id)
                     self._answer(sender_peer_id, message_id)
-        for graft in control.graft[:_CONTROL_PARTS]:
+        for graft in control.graft:
             if len(graft.topicID) <= limits.GOSSIP_TOPIC_BYTES:
                 await self.handle_graft(graft, sender_peer_id)
-        for prune in control.prune[:_CONTROL_PARTS]:
+        for prune in control.prune:
             if prune.topicID in self.mesh:  # else nothing of ours ends, and nothing is remembered
                 prune.backoff = min(prune.backoff, _BACK_OFF_LONGEST_S)
                 del prune.peers[:]
                 await self.handle_prune(prune, sender_peer_id)
-        for idontwant in control.idontwant[:_CONTROL_PARTS]:
+        for idontwant in control.idontwant:
             heeded = idontwant.messageIDs[: limits.GOSSIP_CONTROL_IDS]
             held = (i for i in heeded if len(i) <= limits.GOSSIP_ID_BYTES)
             self.flow.holders.note(sender_peer_id, held)
@@ -351,7 +351,8 @@ class Router(gossipsub.GossipSub):
             )
         for peer_id, offers in peers_to_gossip.items():
             controls[peer_id].ihave.extend(
-                rpc_pb2.ControlIHave(topicID=t, messageIDs=ids) for t, ids in offers.items()
+                rpc_pb2.ControlIHave(topicID=t, messageIDs=ids[: limits.GOSSIP_CONTROL_IDS])
+                for t, ids in offers.items()
             )
         for peer_id, control in controls.items():
             await self.emit_control_message(control, peer_id)

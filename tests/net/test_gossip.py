@@ -22,7 +22,16 @@ MESHSUB = "/meshsub/1.2.0"
 
 
 def framed(rpc: rpc_pb2.RPC) -> bytes:
-    encoded = rpc.SerializeToString()
+    return _prefixed(rpc.SerializeToString())
+
+
+def control(field: int, part: bytes, count: int) -> bytes:
+    """An RPC of so many equal parts. Fields: ihave 1, iwant 2, graft 3, prune 4, idontwant 5."""
+    body = (bytes([field << 3 | 2]) + encode_uvarint(len(part)) + part) * count
+    return _prefixed(b"\x1a" + encode_uvarint(len(body)) + body)
+
+
+def _prefixed(encoded: bytes) -> bytes:
     return encode_uvarint(len(encoded)) + encoded
 
 
@@ -39,8 +48,16 @@ def score_of(network: Libp2pNetwork, peer: bytes) -> float:
         framed(
             rpc_pb2.RPC(subscriptions=[rpc_pb2.RPC.SubOpts(subscribe=True, topicid="t")] * 1000)
         ),
+        *(control(field, b"", 540_000) for field in range(1, 6)),
+        control(1, b"\x12\x00" * 8_000, 64),
+        _prefixed(b"\x12\x02\x22\x00" * 270_000),
+        _prefixed(b"\xfa\x01" + encode_uvarint(300_000) + bytes(300_000)),
     ],
-    ids=["no protobuf", "endless length", "oversize", "subscriptions"],
+    ids=[
+        *("no protobuf", "endless length", "oversize", "subscriptions"),
+        *("ihave", "iwant", "graft", "prune", "idontwant"),
+        *("ids", "messages", "unknown field"),
+    ],
 )
 async def test_trap_2_malformed_gossip_costs_the_sender_and_nobody_else(junk: bytes) -> None:
     victim, attacker, friend = new_network(), new_network(), new_network()
