@@ -355,8 +355,8 @@ def _check_parts(rpc: rpc_pb2.RPC, size: int) -> None:
         raise MalformedGossip("too many messages")
     if len(rpc.subscriptions) > limits.GOSSIP_TOPICS_PER_PEER:
         raise MalformedGossip("too many subscriptions")
-    kinds = (control.ihave, control.iwant, control.graft, control.prune, control.idontwant)
-    if max(map(len, kinds)) > limits.GOSSIP_CONTROL_PARTS:
+    ids = max(len(control.ihave), len(control.iwant), len(control.idontwant))
+    if max(ids, len(control.graft), len(control.prune)) > limits.GOSSIP_CONTROL_PARTS:
         raise MalformedGossip("too many parts in control")
     if size - sum(message.ByteSize() for message in rpc.publish) > limits.GOSSIP_CONTROL_BYTES:
         raise MalformedGossip("too many bytes beside the messages")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 import trio
+from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils.varint import encode_uvarint
 
@@ -258,3 +260,30 @@ def message_of(origin: Libp2pNetwork, surplus: str, size: int) -> rpc_pb2.Messag
     if surplus == "key":
         message.key = bytes(size)
     return message
+
+
+async def test_a_clock_that_is_set_back_makes_no_honest_peer_early_or_a_flood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Grafts a minute after a prune and one IHAVE a heartbeat, when it was an hour later before."""
+    one, other = new_network(), new_network()
+    Inbox(one)
+    Inbox(other)
+    async with started(one, other):
+        await until(lambda: subscribers(one) == 1)
+        router, peer = one._running().gossip.router, ID(other.peer)
+        router.mesh["t"].discard(peer)
+        router._add_back_off(peer, "t", False)
+        ihave = rpc_pb2.ControlIHave(topicID="t", messageIDs=[b"id".hex().encode()])
+        offer = rpc_pb2.RPC(control=rpc_pb2.ControlMessage(ihave=[ihave]))
+        await router.handle_rpc(offer, peer)
+        wall, monotonic = time.time, trio.current_time
+        monkeypatch.setattr(time, "time", lambda: wall() - 3600)
+        for _ in range(20):
+            await router.handle_rpc(offer, peer)
+            await router._beat()
+        monkeypatch.setattr(trio, "current_time", lambda: monotonic() + 61)
+        await router.handle_graft(rpc_pb2.ControlGraft(topicID="t"), peer)
+        monkeypatch.undo()
+        assert peer in router.mesh["t"]
+        assert score_of(one, other.peer) == 0
