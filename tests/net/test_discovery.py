@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 from libp2p.peer.id import ID
-from multiaddr import Multiaddr
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from primed.p2p import limits, peerid
 from primed.p2p.host import Libp2pNetwork
