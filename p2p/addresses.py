@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
-from primed.p2p import peerid
+from primed.p2p import limits, peerid
 from primed.p2p.errors import UserError
 
 _FORM = re.compile(
@@ -86,11 +87,13 @@ def kind_of(ip: str) -> tuple[int, bool, bool]:
     return address.version, address.is_loopback, address.is_unspecified
 
 
+@lru_cache(maxsize=2 * limits.PEERS_KNOWN * limits.ADDRESSES_PER_PEER)
 def networks(transport: str) -> tuple[str, str]:
     """The subnet (/24, /48) and the network (/16, /32) of an address; all names share one.
 
     What the peer book counts by: addresses cost an attacker little within a network that it has,
-    and much in many networks. Names cost nothing anywhere.
+    and much in many networks. Names cost nothing anywhere. The book asks for all that it holds each
+    time it chooses whom to dial, so that they are remembered.
     """
     kind, host = transport.split("/")[1:3]
     if kind not in ("ip4", "ip6"):

@@ -98,16 +98,17 @@ class Discovery:
         """Look ourselves up, put what is found into the book, announce what we provide anew."""
         with trio.move_on_after(limits.DHT_CALL_S):
             await self._guarded(self.dht.refresh_routing_table)
-        self._harvest()
+        await self._harvest()
         size = self.dht.get_routing_table_size()
         if size > self._announced_to:
             for key in self._provided:
                 await self._announce(key)
         self._announced_to = size
 
-    def _harvest(self) -> None:
+    async def _harvest(self) -> None:
         store = self._host.get_peerstore()
-        for peer_id in store.peers_with_addrs():
+        for peer_id in store.peers_with_addrs():  # a copy
+            await trio.lowlevel.checkpoint()  # a peer takes a millisecond, and they may be many
             peer = peer_id.to_bytes()
             self._book.learn(peer, self.addresses_of(peer), FROM_DHT, time.time())
 

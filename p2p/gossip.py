@@ -142,7 +142,8 @@ class Gossip(Pubsub):
         reader = _RpcReader(stream)
         while self.manager.is_running:
             rpc = rpc_pb2.RPC()
-            rpc.ParseFromString(await reader.next())
+            rpc.ParseFromString(encoded := await reader.next())
+            _check_parts(rpc, len(encoded))  # before it waits: each small part takes memory
             await self._pace(peer_id, _cost(rpc))
             for number, message in enumerate(rpc.publish):
                 if number:
@@ -151,8 +152,6 @@ class Gossip(Pubsub):
                     if stream.muxed_conn.is_closed:
                         return  # for what came before
                 await self.push_msg(peer_id, message)
-            if len(rpc.subscriptions) > limits.GOSSIP_TOPICS_PER_PEER:
-                raise MalformedGossip("too many subscriptions")
             for subscription in rpc.subscriptions:
                 if len(subscription.topicid) <= limits.GOSSIP_TOPIC_BYTES:
                     self._note_subscription(peer_id, subscription)
@@ -290,10 +289,13 @@ class Gossip(Pubsub):
 
 
 def _is_of_form(message: rpc_pb2.Message) -> bool:
-    """Whether its parts have the sizes that they may have; what is longer is not even remembered."""
+    """Whether its parts have the sizes that they may have; what is longer is not even remembered.
+    A key is not signed, and neither are fields that nobody knows: they fit into the envelope (some
+    libraries send a key that the origin's id holds already), or the whole message is refused."""
     is_id = len(message.from_id) + len(message.seqno) <= limits.GOSSIP_ID_BYTES
     is_short = len(message.data) <= limits.GOSSIP_MESSAGE_BYTES
-    return is_id and is_short and len(message.topicIDs) == 1
+    is_bare = message.ByteSize() <= len(message.data) + limits.GOSSIP_ENVELOPE_BYTES
+    return is_id and is_short and is_bare and len(message.topicIDs) == 1
 
 
 def is_authentic(message: rpc_pb2.Message) -> bool:
@@ -345,10 +347,26 @@ class _RpcReader:
         self._buffer += chunk
 
 
+def _check_parts(rpc: rpc_pb2.RPC, size: int) -> None:
+    """Raises MalformedGossip for more parts than anybody has a use for, without looking at them:
+    540,000 empty ones fit into an RPC."""
+    control = rpc.control
+    if len(rpc.publish) > limits.GOSSIP_RPC_MESSAGES:
+        raise MalformedGossip("too many messages")
+    if len(rpc.subscriptions) > limits.GOSSIP_TOPICS_PER_PEER:
+        raise MalformedGossip("too many subscriptions")
+    ids = max(len(control.ihave), len(control.iwant), len(control.idontwant))
+    if max(ids, len(control.graft), len(control.prune)) > limits.GOSSIP_CONTROL_PARTS:
+        raise MalformedGossip("too many parts in control")
+    if size - sum(message.ByteSize() for message in rpc.publish) > limits.GOSSIP_CONTROL_BYTES:
+        raise MalformedGossip("too many bytes beside the messages")
+
+
 def _cost(rpc: rpc_pb2.RPC) -> float:
     """What handling an RPC takes, in units of one small message: further ones are paid for apart."""
     control = rpc.control
     parts = len(rpc.subscriptions) + len(control.graft) + len(control.prune)
+    parts += len(control.ihave) + len(control.iwant) + len(control.idontwant)
     ids = sum(len(part.messageIDs) for part in control.ihave)
     ids += sum(len(part.messageIDs) for part in control.iwant)
     ids += sum(len(part.messageIDs) for part in control.idontwant)

@@ -28,6 +28,7 @@ from primed.p2p.connections import Connected, Connections
 from primed.p2p.errors import LocalError, RemoteError
 from primed.p2p.handlers import Handlers
 from primed.p2p.identity import Identity
+from primed.p2p.listeners import Listeners
 from primed.p2p.logvalve import LogValve
 from primed.p2p.mdns import Mdns
 from primed.p2p.memory import Memory
@@ -106,7 +107,7 @@ class Libp2pNetwork:
         )
         self._mdns = Mdns(identity.peer, self._access.listening, self._hear) if mdns else None
         self._handlers.set(REACH_PROTOCOL, self._access.answer)
-        self._listeners: list[PeerListener] = []
+        self._listeners = Listeners()
         self._stack: Stack | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -180,7 +181,7 @@ class Libp2pNetwork:
         self._overlay.poke()
 
     def on_peer(self, listener: PeerListener) -> None:
-        self._listeners.append(listener)
+        self._listeners.add(listener)
 
     # --- life
 

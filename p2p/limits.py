@@ -108,6 +108,7 @@ BULK_PURPOSE_CHARS = 128
 # Gossip
 GOSSIP_MESSAGE_BYTES = 1024 * 1024
 GOSSIP_RPC_BYTES = GOSSIP_MESSAGE_BYTES + 64 * 1024  # with signatures and control messages
+GOSSIP_ENVELOPE_BYTES = 512  # of a message beside its data: ids, topic, signature
 GOSSIP_QUEUE_BYTES = 48 * 1024 * 1024  # waiting for one peer; the bytes are shared by all queues
 GOSSIP_QUEUE_ENTRIES = 4096
 GOSSIP_CACHE_BYTES = 64 * 1024 * 1024  # whole messages kept to answer IWANT
@@ -116,6 +117,9 @@ GOSSIP_ID_BYTES = 64
 GOSSIP_TOPIC_BYTES = 256
 GOSSIP_TOPICS_PER_PEER = 64
 GOSSIP_CONTROL_IDS = 1024  # ids heeded of one control message
+GOSSIP_CONTROL_PARTS = 64  # grafts, prunes, ... in one RPC, of each kind
+GOSSIP_CONTROL_BYTES = 256 * 1024  # of an RPC beside its messages
+GOSSIP_RPC_MESSAGES = 8192  # in one RPC; whole ones would not be more
 GOSSIP_RPCS_BURST, GOSSIP_RPCS_PER_S = 4096.0, 512.0  # of one peer; more wait
 GOSSIP_ANSWERS = 3  # times that one message is sent to one peer that asks for it
 GOSSIP_MESH_CHOSEN = 3  # places in a topic's mesh that only chosen peers may take

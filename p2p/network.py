@@ -210,7 +210,8 @@ class Network(Protocol):
         """Records of the peer book, also of an earlier life."""
 
     def on_peer(self, listener: PeerListener) -> None:
-        """Call the listener on every connect and disconnect."""
+        """Call the listener on every connect and disconnect. A bound method is held weakly: whose
+        it is must be held by somebody else, and hears nothing more when it is not."""
 
     def penalise(self, peer: PeerId, points: int, reason: str) -> None:
         """Score a peer down; below the limits it is disconnected, then banned (kept across

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from primed.p2p import addresses, limits, peerid
@@ -97,7 +98,8 @@ class PeerBook:
         self, peer: bytes, offered: Iterable[str], source: str = TOLD, unix_s: float = 0.0
     ) -> None:
         """Add addresses; what cannot be dialled, or finds no slot, is ignored."""
-        fresh = [t for a in offered if (t := addresses.dialable(a))][: limits.ADDRESSES_PER_PEER]
+        usable = (t for a in offered if (t := addresses.dialable(a)))
+        fresh = list(islice(usable, limits.ADDRESSES_PER_PEER))
         if peer == self._own or not peerid.is_peer_id(peer) or not fresh:
             return
         entry = self._peers.get(peer)

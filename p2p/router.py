@@ -3,7 +3,7 @@
 Mesh upkeep (prune, back-off, fanout, IHAVE) is the library's. Replaced: publishing (no rate limit on
 ourselves, no queue for peers that never subscribe, IDONTWANT for large messages only), sending (one
 queue a peer, `shardflow` for large ones), the heartbeat (an error in it would end the node), scoring (ours:
-`penalties`), equivocation (origins are authenticated and ids remembered instead), and bounds on what
+`penalties`), clocks that charge a peer (a wall clock that is set back makes honest ones early), equivocation (origins are authenticated and ids remembered instead), and bounds on what
 control messages may make us remember or send.
 
 Against Sybils (`meshplaces`), after gossipsub 1.1: few of one network get into a mesh; small messages
@@ -34,7 +34,6 @@ from primed.p2p.outbox import Letter, Outbox
 from primed.p2p.shardflow import Shardflow
 
 _log = logging.getLogger(__name__)
-_CONTROL_PARTS = 64  # grafts, prunes, ... heeded of one RPC
 _BACK_OFF_LONGEST_S = 3600
 _ANSWERS_BEATS = 5  # heartbeats after which answers are counted anew
 _KEPT_BEATS = 24  # heartbeats that messages are kept for: a swarm that heals offers them again
@@ -51,7 +50,7 @@ class BoundedCache(MessageCache):
         if default_msg_id_fn(msg) in self.msgs:
             return
         super().put(msg)
-        self._bytes += len(msg.data)
+        self._bytes += msg.ByteSize()
         for entries in reversed(self.history):
             while entries and self._bytes > limits.GOSSIP_CACHE_BYTES:
                 self._drop(entries.pop(0).mid)
@@ -69,7 +68,7 @@ class BoundedCache(MessageCache):
 
     def _drop(self, mid: bytes) -> None:
         if message := self.msgs.pop(mid, None):
-            self._bytes -= len(message.data)
+            self._bytes -= message.ByteSize()
 
 
 class Owner(Protocol):
@@ -96,10 +95,12 @@ class Router(gossipsub.GossipSub):
             max_idontwant_messages=limits.GOSSIP_CONTROL_IDS,
         )
         self.scorer = None
-        self.max_iwant_requests_per_second = float(limits.GOSSIP_TOPICS_PER_PEER)
         self._penalise = owner.penalise
         self._places = MeshPlaces(owner.is_chosen, owner.network_of, profile, self.degree_high)
         self._answers: Counter[tuple[ID, bytes]] = Counter()
+        self._heard: Counter[tuple[ID, str]] = (
+            Counter()
+        )  # IHAVEs by topic, and IWANTs, in this beat
         self.mcache = self._cache = BoundedCache()
         self._beats = 0
         self._offers = Offers()
@@ -210,26 +211,27 @@ class Router(gossipsub.GossipSub):
     # --- receiving
 
     async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
+        """Control messages; `gossip` has seen to it that they have few parts."""
         control = rpc.control
-        for ihave in control.ihave[:_CONTROL_PARTS]:
+        for ihave in control.ihave:
             if ihave.topicID in self.mesh and self._check_ihave_rate_limit(
                 sender_peer_id, ihave.topicID
             ):
                 self._offered(sender_peer_id, ids_of(ihave.messageIDs).values())
-        for iwant in control.iwant[:_CONTROL_PARTS]:
+        for iwant in control.iwant:
             if self._check_iwant_rate_limit(sender_peer_id):
                 for message_id in ids_of(iwant.messageIDs).values():
                     self.flow.holders.drop(sender_peer_id, message_id)
                     self._answer(sender_peer_id, message_id)
-        for graft in control.graft[:_CONTROL_PARTS]:
+        for graft in control.graft:
             if len(graft.topicID) <= limits.GOSSIP_TOPIC_BYTES:
                 await self.handle_graft(graft, sender_peer_id)
-        for prune in control.prune[:_CONTROL_PARTS]:
+        for prune in control.prune:
             if prune.topicID in self.mesh:  # else nothing of ours ends, and nothing is remembered
                 prune.backoff = min(prune.backoff, _BACK_OFF_LONGEST_S)
                 del prune.peers[:]
                 await self.handle_prune(prune, sender_peer_id)
-        for idontwant in control.idontwant[:_CONTROL_PARTS]:
+        for idontwant in control.idontwant:
             heeded = idontwant.messageIDs[: limits.GOSSIP_CONTROL_IDS]
             held = (i for i in heeded if len(i) <= limits.GOSSIP_ID_BYTES)
             self.flow.holders.note(sender_peer_id, held)
@@ -267,16 +269,30 @@ class Router(gossipsub.GossipSub):
             self._put(peer_id, Letter(rpc.SerializeToString()))
 
     def _check_ihave_rate_limit(self, peer_id: ID, topic: str) -> bool:
-        within = super()._check_ihave_rate_limit(peer_id, topic)
-        if not within:
-            self._penalise(peer_id.to_bytes(), LOW, "a flood of IHAVE")
-        return within
+        most = int(self.max_ihave_messages_per_second)
+        return self._is_within(peer_id, topic, most, "a flood of IHAVE")
 
     def _check_iwant_rate_limit(self, peer_id: ID) -> bool:
-        within = super()._check_iwant_rate_limit(peer_id)
-        if not within:
-            self._penalise(peer_id.to_bytes(), LOW, "a flood of IWANT")
-        return within
+        return self._is_within(peer_id, "", limits.GOSSIP_TOPICS_PER_PEER, "a flood of IWANT")
+
+    def _is_within(self, peer_id: ID, topic: str, most: int, complaint: str) -> bool:
+        """Whether a peer has sent no more of these than so many since the last heartbeat."""
+        self._heard[peer_id, topic] += 1
+        if self._heard[peer_id, topic] <= most:
+            return True
+        self._penalise(peer_id.to_bytes(), LOW, complaint)
+        return False
+
+    def _add_back_off(
+        self, peer: ID, topic: str, is_unsubscribe: bool, backoff_duration: int = 0
+    ) -> None:
+        usual_s = self.unsubscribe_back_off if is_unsubscribe else self.prune_back_off
+        until = int(trio.current_time()) + (backoff_duration or usual_s)
+        of_topic = self.back_off.setdefault(topic, {})
+        of_topic[peer] = max(of_topic.get(peer, until), until)
+
+    def _check_back_off(self, peer: ID, topic: str) -> bool:
+        return self.back_off.get(topic, {}).get(peer, 0) > int(trio.current_time())
 
     # --- heartbeat
 
@@ -290,6 +306,7 @@ class Router(gossipsub.GossipSub):
 
     async def _beat(self) -> None:
         assert self.pubsub is not None
+        self._heard.clear()
         for topic, members in self.mesh.items():
             members &= self.pubsub.peer_topics.get(topic, set())
         grafts, prunes = self.mesh_heartbeat()
@@ -329,7 +346,7 @@ class Router(gossipsub.GossipSub):
         return self._places.pick(num_to_select, everybody, list(minus))
 
     def _forget_back_offs(self) -> None:
-        now = int(time.time())
+        now = int(trio.current_time())
         for topic, until in list(self.back_off.items()):
             self.back_off[topic] = {peer_id: at for peer_id, at in until.items() if at > now}
             if not self.back_off[topic]:
@@ -351,7 +368,8 @@ class Router(gossipsub.GossipSub):
             )
         for peer_id, offers in peers_to_gossip.items():
             controls[peer_id].ihave.extend(
-                rpc_pb2.ControlIHave(topicID=t, messageIDs=ids) for t, ids in offers.items()
+                rpc_pb2.ControlIHave(topicID=t, messageIDs=ids[: limits.GOSSIP_CONTROL_IDS])
+                for t, ids in offers.items()
             )
         for peer_id, control in controls.items():
             await self.emit_control_message(control, peer_id)

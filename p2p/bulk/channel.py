@@ -19,7 +19,7 @@ import trio
 
 from primed.p2p import limits
 from primed.p2p.bulk.certificate import peer_of
-from primed.p2p.errors import LOW, MID, RemoteError
+from primed.p2p.errors import LOW, RemoteError
 from primed.p2p.uploads import Uploads
 
 T = TypeVar("T")
@@ -83,7 +83,8 @@ class TlsChannel:
         while got < len(view):
             count = self._recv(view[got:], limits.BULK_IDLE_S)
             if not count:
-                raise self._fault("ended inside a message", MID)
+                # Whoever is stopped while it serves ends so; the lane pauses for those that always do.
+                raise self._fault("ended inside a message", 0)
             got += count
             if time.monotonic() > by:
                 raise self._fault("sends too slowly", LOW)

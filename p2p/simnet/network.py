@@ -16,6 +16,7 @@ import trio
 from primed.p2p import addresses, limits, peerid
 from primed.p2p.bookfile import Rows
 from primed.p2p.errors import LocalError, RemoteError
+from primed.p2p.listeners import Listeners
 from primed.p2p.network import Deliver, Handler, PeerInfo, PeerListener, Traffic, Validator
 from primed.p2p.overlay import Overlay, Redial
 from primed.p2p.peerbook import TOLD, PeerBook
@@ -69,7 +70,7 @@ class SimNetwork:
             excluded=self._is_unwelcome,
         )
         self._handlers: dict[str, Handler] = {}
-        self._listeners: list[PeerListener] = []
+        self._listeners = Listeners()
         self._nursery: trio.Nursery | None = None
         self._came_or_went = trio.Event()
 
@@ -150,7 +151,7 @@ class SimNetwork:
         return self._book.records()
 
     def on_peer(self, listener: PeerListener) -> None:
-        self._listeners.append(listener)
+        self._listeners.add(listener)
 
     def memory(self) -> Rows:
         """What a restart begins with."""

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from trio.testing import memory_stream_pair
 
 from primed.p2p.errors import LocalError, RemoteError
+from primed.p2p.listeners import Listeners
 from primed.p2p.network import (
     Acceptance,
     Deliver,
@@ -108,7 +109,7 @@ class MemoryNetwork:
         self.key = key
         self.linked: set[PeerId] = set()
         self.remembered: set[PeerId] = set()
-        self.listeners: list[PeerListener] = []
+        self.listeners = Listeners()
         self.handlers: dict[str, Handler] = {}
         self.topics: dict[str, tuple[Validator, Deliver]] = {}
         self.kept_records: dict[PeerId, bytes] = {}
@@ -243,7 +244,7 @@ class MemoryNetwork:
         return self.kept_records
 
     def on_peer(self, listener: PeerListener) -> None:
-        self.listeners.append(listener)
+        self.listeners.add(listener)
 
     def penalise(self, peer: PeerId, points: int, reason: str) -> None:
         self.penalties.append((peer, points, reason))

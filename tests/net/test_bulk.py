@@ -177,6 +177,23 @@ async def test_a_failing_conversation_is_retried_ever_more_rarely_and_forgiven_o
         assert b.bulk.why_not(a.peer) == ""
 
 
+async def test_an_end_inside_a_message_is_no_offence_but_pauses_the_lane() -> None:
+    """As of a daemon that is stopped while it serves."""
+    a, b = serving(), serving()
+
+    def stop_halfway(channel: BulkChannel) -> None:
+        channel.recv_into(bytearray(8))
+        channel.send_all(bytes(MIB))
+
+    a.bulk.serve("half", stop_halfway)
+    async with started(a, b):
+        await ready(a, b)
+        with pytest.raises(RemoteError, match="ended inside a message"):
+            await b.bulk.converse(a.peer, "half", get_bytes(2 * MIB))
+        assert "again in" in b.bulk.why_not(a.peer)
+        assert [info.score for info in b.peers()] == [0]
+
+
 def _fail(channel: BulkChannel) -> None:
     if not channel.recv_into(bytearray(1)):
         raise RemoteError("ended", peer=channel.peer)

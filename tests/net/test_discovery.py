@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import trio
+from libp2p.peer.id import ID
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from primed.p2p import limits
+from primed.p2p import limits, peerid
 from primed.p2p.host import Libp2pNetwork
 from primed.p2p.identity import Identity
 from primed.p2p.peerid import to_text
@@ -164,3 +167,26 @@ async def test_who_leaves_or_falls_silent_leaves_the_routing_table(
 
 async def _swallow(data: bytes) -> None:
     await trio.lowlevel.checkpoint()
+
+
+async def test_taking_in_what_the_dht_told_lets_others_run_between_its_peers() -> None:
+    """A thousand strangers that one answer names would hold the loop for half a second."""
+    one = new_network()
+    async with one.running([LOCAL], []):
+        store = one._running().host.get_peerstore()
+        for number in range(300):
+            peer = ID(peerid.of_public_key(number.to_bytes(32, "big")))
+            store.add_addrs(peer, [Multiaddr(f"/ip4/9.{number % 250}.1.1/tcp/1")], 60)
+        learnt = [0]
+
+        async def count() -> None:
+            while True:
+                learnt.append(len(one._book._peers))
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            await one._running().discovery.refresh()
+            nursery.cancel_scope.cancel()
+        assert learnt[-1] >= 200
+        assert max(later - before for before, later in pairwise(learnt)) < 5

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 import trio
+from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils.varint import encode_uvarint
 
 from primed.p2p import limits
 from primed.p2p.errors import LocalError
+from primed.p2p.gossip import _SIGNING_PREFIX
 from primed.p2p.host import Libp2pNetwork
 from primed.p2p.network import Acceptance
 
@@ -21,7 +24,16 @@ MESHSUB = "/meshsub/1.2.0"
 
 
 def framed(rpc: rpc_pb2.RPC) -> bytes:
-    encoded = rpc.SerializeToString()
+    return _prefixed(rpc.SerializeToString())
+
+
+def control(field: int, part: bytes, count: int) -> bytes:
+    """An RPC of so many equal parts. Fields: ihave 1, iwant 2, graft 3, prune 4, idontwant 5."""
+    body = (bytes([field << 3 | 2]) + encode_uvarint(len(part)) + part) * count
+    return _prefixed(b"\x1a" + encode_uvarint(len(body)) + body)
+
+
+def _prefixed(encoded: bytes) -> bytes:
     return encode_uvarint(len(encoded)) + encoded
 
 
@@ -38,8 +50,16 @@ def score_of(network: Libp2pNetwork, peer: bytes) -> float:
         framed(
             rpc_pb2.RPC(subscriptions=[rpc_pb2.RPC.SubOpts(subscribe=True, topicid="t")] * 1000)
         ),
+        *(control(field, b"", 540_000) for field in range(1, 6)),
+        control(1, b"\x12\x00" * 8_000, 64),
+        _prefixed(b"\x12\x02\x22\x00" * 270_000),
+        _prefixed(b"\xfa\x01" + encode_uvarint(300_000) + bytes(300_000)),
     ],
-    ids=["no protobuf", "endless length", "oversize", "subscriptions"],
+    ids=[
+        *("no protobuf", "endless length", "oversize", "subscriptions"),
+        *("ihave", "iwant", "graft", "prune", "idontwant"),
+        *("ids", "messages", "unknown field"),
+    ],
 )
 async def test_trap_2_malformed_gossip_costs_the_sender_and_nobody_else(junk: bytes) -> None:
     victim, attacker, friend = new_network(), new_network(), new_network()
@@ -206,3 +226,64 @@ async def test_trap_6_few_copies_of_a_shard_cross_the_wires() -> None:
         sent = sum(network.traffic.gossip_sent_bytes for network in swarm)
         assert sent < 1.5 * 6 * 4 * 64 * 1024
         assert swarm[1].traffic.gossip_sent_bytes < 2 * 6 * 64 * 1024
+
+
+@pytest.mark.parametrize("surplus", ["key", "unknown field"])
+async def test_what_a_message_carries_unsigned_or_unknown_is_short(surplus: str) -> None:
+    """A key as other libraries send it does no harm; a mebibyte beside two hundred bytes of data,
+    which no count of payloads would notice, is neither kept nor sent on."""
+    victim, attacker, friend = new_network(), new_network(), new_network()
+    at_victim, at_friend = Inbox(victim), Inbox(friend)
+    async with started(victim, attacker, friend):
+        await until(lambda: subscribers(victim) == 1)
+        stream = await attacker.open_stream(victim.peer, MESHSUB)
+        for size in (36, 1_000_000):
+            message = message_of(attacker, surplus, size)
+            await stream.write_all(framed(rpc_pb2.RPC(publish=[message])))
+            await until(lambda: len(at_victim.got) + victim.traffic.gossip_rejected >= 1)
+        await until(lambda: victim.traffic.gossip_rejected == 1)
+        await until(lambda: len(at_friend.got) == 1)
+        assert len(at_victim.got) == 1
+        assert score_of(victim, attacker.peer) < 0 == score_of(victim, friend.peer)
+        cache = victim._running().gossip.router._cache
+        assert cache._bytes == sum(kept.ByteSize() for kept in cache.msgs.values()) < 1000
+
+
+def message_of(origin: Libp2pNetwork, surplus: str, size: int) -> rpc_pb2.Message:
+    gossip = origin._running().gossip
+    message = rpc_pb2.Message(
+        data=b"d" * 200, topicIDs=["t"], from_id=origin.peer, seqno=gossip._next_seqno()
+    )
+    if surplus == "unknown field":
+        message.MergeFromString(b"\xfa\x01" + encode_uvarint(size) + bytes(size))  # field 31
+    message.signature = gossip._sign(_SIGNING_PREFIX + message.SerializeToString())
+    if surplus == "key":
+        message.key = bytes(size)
+    return message
+
+
+async def test_a_clock_that_is_set_back_makes_no_honest_peer_early_or_a_flood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Grafts a minute after a prune and one IHAVE a heartbeat, when it was an hour later before."""
+    one, other = new_network(), new_network()
+    Inbox(one)
+    Inbox(other)
+    async with started(one, other):
+        await until(lambda: subscribers(one) == 1)
+        router, peer = one._running().gossip.router, ID(other.peer)
+        router.mesh["t"].discard(peer)
+        router._add_back_off(peer, "t", False)
+        ihave = rpc_pb2.ControlIHave(topicID="t", messageIDs=[b"id".hex().encode()])
+        offer = rpc_pb2.RPC(control=rpc_pb2.ControlMessage(ihave=[ihave]))
+        await router.handle_rpc(offer, peer)
+        wall, monotonic = time.time, trio.current_time
+        monkeypatch.setattr(time, "time", lambda: wall() - 3600)
+        for _ in range(20):
+            await router.handle_rpc(offer, peer)
+            await router._beat()
+        monkeypatch.setattr(trio, "current_time", lambda: monotonic() + 61)
+        await router.handle_graft(rpc_pb2.ControlGraft(topicID="t"), peer)
+        monkeypatch.undo()
+        assert peer in router.mesh["t"]
+        assert score_of(one, other.peer) == 0
