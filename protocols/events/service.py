@@ -15,7 +15,6 @@ import trio
 from primed.p2p.errors import RemoteError
 from primed.p2p.network import Acceptance, PeerId
 from primed.protocols.by_run import RunServers
-from primed.protocols.client import Client
 from primed.protocols.events.journal import Journal, OnEntry, OnEquivocation
 from primed.protocols.events.messages import (
     GetHead,
@@ -71,8 +70,8 @@ class EventLog:
         self._topic = events_topic(run_id)
         self._journal = Journal(store, run_id)
         self._chains = self._journal.chains
-        self._client = Client(network, PROTOCOL, responses)
-        self._sync = Sync(network, self._client, self._journal, wall_clock)
+        client = servers.client(PROTOCOL, responses)
+        self._sync = Sync(network, client, self._journal, wall_clock)
         self._arrived, self._inbox = trio.open_memory_channel[tuple[PeerId, Stored]](INBOX_EVENTS)
         self._to_sync, self._sync_queue = trio.open_memory_channel[PeerId](SYNC_QUEUE)
         servers.serve(PROTOCOL, requests, run_id, self._answer)
