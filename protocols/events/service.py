@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import trio
 
+from primed.p2p import peerid
 from primed.p2p.errors import RemoteError
 from primed.p2p.network import Acceptance, PeerId
 from primed.protocols.by_run import RunServers
@@ -38,6 +39,7 @@ from primed.protocols.limits import (
     RANGE_EVENTS,
     RANGE_MAX_BYTES,
     RECOVER_HEAD_S,
+    SYNC_S,
 )
 from primed.protocols.rpc import Attachment, Refused
 from primed.protocols.server import Reply
@@ -199,6 +201,14 @@ class EventLog:
 
     async def _sync_loop(self) -> None:
         async for peer in self._sync_queue:
+            await self._compare(peer)
+
+    async def _compare(self, peer: PeerId) -> None:
+        def whom() -> str:
+            return f"what peer {peerid.short(peer)} has"
+
+        name = f"events of run {self._chains.run.hex()[:8]}"
+        with self._network.waits.named(name, whom, SYNC_S), trio.move_on_after(SYNC_S):
             try:
                 await self._sync.with_peer(peer)
             except RemoteError:
