@@ -57,6 +57,7 @@ class Services:
         self.disk = DiskWatch(self.paths.root, self.problems)
         self.supervisor.on_no_room = self.disk.note
         self._addresses: tuple[str, ...] = ()
+        self.waits.join(self.network.waits)
         self.waits.include(self.supervisor.waits)
         self.waits.include(self._redials)
 
@@ -87,7 +88,8 @@ class Services:
                 self._note_failure(name, error, pause_s)
             if trio.current_time() - began > 10 * LONGEST_PAUSE_S:
                 pause_s = FIRST_PAUSE_S
-            await trio.sleep(pause_s)
+            with self.waits.named(f"the {name} service", "its next start: it failed", pause_s):
+                await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _redials(self) -> list[WaitView]:

@@ -1,6 +1,6 @@
 """Named waits, and waking up when a run's state changes.
 
-Every wait of the daemon goes through here, so that `primed status --waits` can show what is waited
+Every wait of the daemon goes through here, those of its network included, so that `primed status --waits` can show what is waited
 for and until when, and the watchdog can tell one that never ends. `Changes` is the only signal
 between a run's event handlers and its roles: handlers notify, roles look again at the state they
 need.
@@ -8,71 +8,50 @@ need.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import trio
 
 from primed.node.views import WaitView
+from primed.p2p.waits import OpenWaits, Wait, Words
 
 T = TypeVar("T")
-Words = str | Callable[[], str]
 
 
-@dataclass(frozen=True)
-class Wait:
-    """An open wait. `number` tells it from others of the same name."""
-
-    number: int
-    name: str
-    waiting_for: Words
-    since: float
-    timeout_s: float
-
-    def view(self, now: float) -> WaitView:
-        words = self.waiting_for
-        return WaitView(
-            name=self.name,
-            waiting_for=words if isinstance(words, str) else words(),
-            since_s=round(now - self.since, 2),
-            deadline_s=round(self.since + self.timeout_s - now, 2),
-        )
-
-
-class Waits:
+class Waits(OpenWaits):
     """The open waits of this daemon: those of its tasks, and those that other parts tell of."""
 
     def __init__(self) -> None:
-        self._open: dict[int, Wait] = {}
-        self._ids = itertools.count()
+        super().__init__()
+        self._others: list[OpenWaits] = []
         self._sources: list[Callable[[], Iterable[WaitView]]] = []
 
-    @contextmanager
-    def named(self, name: str, waiting_for: Words, timeout_s: float) -> Iterator[None]:
-        """Show a wait while the block runs; `waiting_for` may be asked for anew each time it is
-        shown. Ends nothing by itself: see `Changes.until`."""
-        key = next(self._ids)
-        self._open[key] = Wait(key, name, waiting_for, trio.current_time(), timeout_s)
-        try:
-            yield
-        finally:
-            del self._open[key]
+    def join(self, other: OpenWaits) -> None:
+        """These are of this daemon, too: the network's."""
+        self._others.append(other)
 
     def include(self, source: Callable[[], Iterable[WaitView]]) -> None:
         """Show what this tells, too: waits whose deadlines are kept elsewhere."""
         self._sources.append(source)
 
+    def open(self) -> list[Wait]:
+        return [*super().open(), *(wait for other in self._others for wait in other.open())]
+
     def views(self) -> tuple[WaitView, ...]:
         now = trio.current_time()
-        own = [wait.view(now) for wait in self._open.values()]
+        own = [_view(wait, now) for wait in self.open()]
         return (*own, *(view for source in self._sources for view in source()))
 
-    def open(self) -> list[Wait]:
-        """The waits of this daemon's own tasks, oldest first."""
-        return list(self._open.values())
+
+def _view(wait: Wait, now: float) -> WaitView:
+    words = wait.waiting_for
+    return WaitView(
+        name=wait.name,
+        waiting_for=words if isinstance(words, str) else words(),
+        since_s=round(now - wait.since, 2),
+        deadline_s=round(wait.since + wait.timeout_s - now, 2),
+    )
 
 
 class Changes:

@@ -17,7 +17,8 @@ import trio
 
 from primed.node.problems import Problems
 from primed.node.task_tree import task_tree
-from primed.node.waits import Wait, Waits
+from primed.node.waits import Waits
+from primed.p2p.waits import Wait
 from primed.protocols.disk import on_disk
 
 TICK_S = 5.0

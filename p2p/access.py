@@ -18,12 +18,13 @@ from primed.p2p.errors import RemoteError
 from primed.p2p.links import is_on, links
 from primed.p2p.network import Stream
 from primed.p2p.peerbook import PeerBook
-from primed.p2p.reach import PROTOCOL, Answers, Reach
+from primed.p2p.reach import MEASURE_S, PROTOCOL, Answers, Reach
 from primed.p2p.reachability import Kind, Reachability
 from primed.p2p.relay import HOP
 from primed.p2p.relay.circuit import CircuitConnection
 from primed.p2p.stack import Stack
-from primed.p2p.upnp import PortMapper
+from primed.p2p.upnp import Mapping, PortMapper
+from primed.p2p.waits import OpenWaits
 
 
 class Access:
@@ -35,9 +36,11 @@ class Access:
         book: PeerBook,
         open_stream: Callable[[bytes, str], Awaitable[Stream]],
         *,
+        waits: OpenWaits,
         upnp: bool,
         announces: bool,
     ) -> None:
+        self._waits = waits
         self._announces = announces
         self._mapper = PortMapper(self.listening) if upnp else None
         self._connections = connections
@@ -73,21 +76,30 @@ class Access:
         """Measure whether others can dial us; if not, have the router help, and measure that."""
         mapper = self._mapper
         if mapper is None or mapper.mapping is None:
-            await self.reach.measure()
+            await self._measure()
         if mapper is None:
             return
         held = mapper.mapping
         if held is None and (why := self._why_no_mapping()):
             mapper.state = f"no router is asked: {why}"
             return
-        if (mapping := await mapper.keep(self.ports()[0])) is None:
+        if (mapping := await self._keep_mapping(mapper)) is None:
             if held is not None:
                 self.reach.forget(mapper.state)
             return
         if held is None:
             self.reach.forget(f"{mapping}, and nobody has dialled back yet")
-        if (found := await self.reach.measure(mapping.port)).kind is Kind.OUTBOUND:
+        if (found := await self._measure(mapping.port)).kind is Kind.OUTBOUND:
             await mapper.drop(f"{mapping}, but {found.evidence}")
+
+    async def _measure(self, port: int | None = None) -> Reachability:
+        with self._waits.named("a dial back", "peers that say where they reach us", MEASURE_S):
+            return await self.reach.measure(port)
+
+    async def _keep_mapping(self, mapper: PortMapper) -> Mapping | None:
+        within_s = limits.UPNP_ANSWER_S + limits.UPNP_FIND_S
+        with self._waits.named("a port of the router", "an answer to UPnP", within_s):
+            return await mapper.keep(self.ports()[0])
 
     def _why_no_mapping(self) -> str:
         if self.reach.result.kind is Kind.PUBLIC:

@@ -25,6 +25,7 @@ from primed.p2p import limits
 from primed.p2p.guard import GuardedHost
 from primed.p2p.network import Traffic
 from primed.p2p.peerbook import FROM_DHT, PeerBook
+from primed.p2p.waits import OpenWaits
 
 _log = logging.getLogger(__name__)
 
@@ -68,8 +69,14 @@ class _NoValues(ValueStore):
 
 class Discovery:
     def __init__(
-        self, host: GuardedHost, book: PeerBook, member_protocol: str, traffic: Traffic
+        self,
+        host: GuardedHost,
+        book: PeerBook,
+        member_protocol: str,
+        traffic: Traffic,
+        waits: OpenWaits,
     ) -> None:
+        self._waits = waits
         self._traffic = traffic
         self._host = host
         self._book = book
@@ -96,8 +103,7 @@ class Discovery:
 
     async def refresh(self) -> None:
         """Look ourselves up, put what is found into the book, announce what we provide anew."""
-        with trio.move_on_after(limits.DHT_CALL_S):
-            await self._guarded(self.dht.refresh_routing_table)
+        await self._guarded("peers that are near", self.dht.refresh_routing_table)
         await self._harvest()
         size = self.dht.get_routing_table_size()
         if size > self._announced_to:
@@ -134,8 +140,7 @@ class Discovery:
         async def announce() -> None:
             await self.dht.provider_store.provide(key)
 
-        with trio.move_on_after(limits.DHT_CALL_S):
-            await self._guarded(announce)
+        await self._guarded("peers to keep what this node provides", announce)
 
     async def find(self, key: bytes, count: int) -> list[tuple[bytes, tuple[str, ...]]]:
         """Providers of a key but ourselves. The library stops at its own records; this asks on."""
@@ -164,14 +169,16 @@ class Discovery:
 
         collect(self.dht.provider_store.get_providers(key))
         if len(found) < count:
-            with trio.move_on_after(limits.DHT_CALL_S):
-                await self._guarded(search)
+            await self._guarded("who provides what is missing", search)
         return list(found.items())[:count]
 
-    async def _guarded(self, action: Callable[[], Awaitable[None]]) -> None:
-        """The library's queries work on what peers answer; no answer may end the node."""
+    async def _guarded(self, what: str, action: Callable[[], Awaitable[None]]) -> None:
+        """The library's queries work on what peers answer; no answer may end the node, none is
+        waited for too long."""
         try:
-            await action()
+            with self._waits.named("the DHT", what, limits.DHT_CALL_S):
+                with trio.move_on_after(limits.DHT_CALL_S):
+                    await action()
         except Exception as error:  # noqa: BLE001  the border
             self._traffic.handler_errors += 1
             _log.warning("DHT query failed: %r", error)

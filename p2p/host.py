@@ -50,6 +50,7 @@ from primed.p2p.stack import Stack
 from primed.p2p.streams import STREAM_ERRORS, Libp2pStream, root_cause
 from primed.p2p.topics import Topics
 from primed.p2p.uploads import Uploads
+from primed.p2p.waits import OpenWaits
 
 _log = logging.getLogger(__name__)
 MEMBER_PROTOCOL = "/primed/hello/1"
@@ -83,6 +84,7 @@ class Libp2pNetwork:
         self._announce = announce
         self._member_protocol = member_protocol
         self._traffic = Traffic()
+        self._waits = OpenWaits()
         self._scores = Scores()
         self._book = PeerBook(identity.peer, profile=profile)
         self._memory = Memory(book_path, self._book, self._scores)
@@ -91,6 +93,7 @@ class Libp2pNetwork:
         self._overlay = Overlay(
             self._book,
             profile.target_peers,
+            waits=self._waits,
             dial=self._dial,
             connected=self._connections.peers,
             excluded=self.is_unwelcome,
@@ -103,7 +106,12 @@ class Libp2pNetwork:
         self._bulk = BulkLane(identity, profile, self, self._uploads, self._traffic)
         self._handlers.set(BULK_PROTOCOL, self._bulk.answer)
         self._access = Access(
-            self._connections, self._book, self.open_stream, upnp=upnp, announces=bool(announce)
+            self._connections,
+            self._book,
+            self.open_stream,
+            waits=self._waits,
+            upnp=upnp,
+            announces=bool(announce),
         )
         self._mdns = Mdns(identity.peer, self._access.listening, self._hear) if mdns else None
         self._handlers.set(REACH_PROTOCOL, self._access.answer)
@@ -124,6 +132,10 @@ class Libp2pNetwork:
     @property
     def uploads(self) -> Uploads:
         return self._uploads
+
+    @property
+    def waits(self) -> OpenWaits:
+        return self._waits
 
     @property
     def bulk(self) -> BulkLane:
@@ -237,6 +249,7 @@ class Libp2pNetwork:
             topics=self._topics,
             traffic=self._traffic,
             uploads=self._uploads,
+            waits=self._waits,
         )
         self._access.attach(stack)
         stack.swarm.register_notifee(self._connections)

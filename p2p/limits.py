@@ -84,6 +84,7 @@ FRAMES_BURST, FRAMES_PER_S = 20_000.0, 4_000.0  # of the muxer; a peer that send
 DIAL_S = 2.0  # one address
 ADDRESSES_TRIED = 4  # of a peer, one after the other
 UPGRADE_S = 5.0  # Noise and Yamux handshakes together
+CONNECT_S = ADDRESSES_TRIED * (OPEN_STREAM_S + UPGRADE_S)  # one peer, at worst over relays
 WRITE_STALL_S = 10.0  # a frame that a peer does not take for so long ends the connection
 GUEST_S = 20.0  # the last inbound place is kept for so long when others want it
 PING_INTERVAL_S = 10.0

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 from primed.p2p.overlay import Redial
 from primed.p2p.reachability import Reachability
 from primed.p2p.uploads import Uploads
+from primed.p2p.waits import OpenWaits
 
 PeerId = bytes
 T = TypeVar("T")
@@ -142,6 +143,10 @@ class Network(Protocol):
     @property
     def uploads(self) -> Uploads:
         """What we may send of payloads, on all lanes together."""
+
+    @property
+    def waits(self) -> OpenWaits:
+        """What it waits for, and the protocols over it."""
 
     @property
     def bulk(self) -> Bulk | None:

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import trio
 
-from primed.p2p import limits
+from primed.p2p import limits, peerid
 from primed.p2p.errors import RemoteError
 from primed.p2p.peerbook import PeerBook
+from primed.p2p.waits import OpenWaits
 
 REDIALS_TOLD = 16
 
@@ -38,6 +39,7 @@ class Overlay:
         book: PeerBook,
         target_peers: int,
         *,
+        waits: OpenWaits,
         dial: Callable[[bytes], Awaitable[None]],
         connected: Callable[[], Collection[bytes]],
         excluded: Callable[[bytes], bool],
@@ -46,6 +48,7 @@ class Overlay:
     ) -> None:
         self._book = book
         self._target_peers = target_peers
+        self._waits = waits
         self._dial = dial
         self._connected = connected
         self._excluded = excluded
@@ -101,7 +104,8 @@ class Overlay:
         try:
             if needs_room:
                 await self._make_room()
-            await self._dial(peer)
+            with self._waits.named("a connection", f"peer {peerid.short(peer)}", limits.CONNECT_S):
+                await self._dial(peer)
         except RemoteError as error:
             self._book.failed(peer, trio.current_time(), error.reason)
         finally:

@@ -29,6 +29,7 @@ from primed.p2p.reachability import Kind, Reachability
 PROTOCOL = "/primed/reach/1"
 _AGREE = 2  # peers that say the same
 _ASKED_MOST = 5
+MEASURE_S = _ASKED_MOST * limits.REACH_ASK_S
 
 
 class Outcome(Enum):

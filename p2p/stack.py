@@ -35,6 +35,7 @@ from primed.p2p.router import Router
 from primed.p2p.swarm import GuardedSwarm, Policy
 from primed.p2p.topics import Topics
 from primed.p2p.uploads import Uploads
+from primed.p2p.waits import OpenWaits
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -99,6 +100,7 @@ class Stack:
         topics: Topics,
         traffic: Traffic,
         uploads: Uploads,
+        waits: OpenWaits,
     ) -> None:
         keys = create_new_key_pair(identity.seed)
         self.swarm = GuardedSwarm(keys, profile, owner, traffic)
@@ -113,7 +115,7 @@ class Stack:
         self.gossip = Gossip(
             self.host, router, identity.sign, topics, traffic, uploads, owner.penalise
         )
-        self.discovery = Discovery(self.host, book, member_protocol, traffic)
+        self.discovery = Discovery(self.host, book, member_protocol, traffic, waits)
         self.relays = RelayClient(self.host, owner.relay_candidates, owner.relay_address)
         self._circuits = self.relays.addresses
         self._relay_server = (

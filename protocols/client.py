@@ -4,13 +4,15 @@ Each stream carries one request at a time, so no task runs behind the caller's b
 needs no dispatching. A stream that fails is dropped; if it had been idle (the peer may have
 restarted meanwhile) the request is repeated once on a fresh one, hence requests are idempotent.
 We never ask faster than the other side allows: we keep the same bucket as it does, a little slower.
-Peers' faults are charged here before the error reaches the caller.
+Peers' faults are charged here before the error reaches the caller. All that a request waits for is
+told to the network's named waits. The runs of a daemon share one client a protocol (`by_run`).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,14 +20,19 @@ import trio
 from msgspec import Raw, Struct
 from msgspec.msgpack import Decoder
 
+from primed.p2p import peerid
 from primed.p2p.buckets import TokenBucket
 from primed.p2p.errors import MID, RemoteError
+from primed.p2p.limits import OPEN_STREAM_S
 from primed.p2p.network import Network, PeerId
-from primed.protocols.framing import Framed, decode, encode
+from primed.protocols.framing import Framed, decode, encode, time_for
 from primed.protocols.limits import (
+    CLIENT_STREAM_S,
     CLIENT_STREAMS_PER_PEER,
+    DATA_FRAME_BYTES,
     FRAME_MAX_BYTES,
     IDLE_S,
+    MIN_BYTES_PER_S,
     PEERS_TRACKED,
     REQUESTS_BURST,
     REQUESTS_PER_S,
@@ -92,15 +99,32 @@ class Client(Generic[T]):
         """
         if len(encode(message)) > self._frame_max_bytes:
             raise ValueError(f"request of more than {self._frame_max_bytes} bytes")
+        slots = await self._slot(peer)
+        try:
+            return await self._ask(peer, _Call(message, attach, receive, receive_max_bytes, wait_s))
+        except RemoteError as error:
+            if error.penalty:
+                self._network.penalise(peer, error.penalty, error.reason)
+            raise
+        finally:
+            slots.release()
+
+    async def _slot(self, peer: PeerId) -> trio.CapacityLimiter:
+        """One of our streams to the peer, taken; the caller releases it."""
         slots = self._slots.setdefault(peer, trio.CapacityLimiter(CLIENT_STREAMS_PER_PEER))
-        async with slots:
-            call = _Call(message, attach, receive, receive_max_bytes, wait_s)
-            try:
-                return await self._ask(peer, call)
-            except RemoteError as error:
-                if error.penalty:
-                    self._network.penalise(peer, error.penalty, error.reason)
-                raise
+        if slots.available_tokens:
+            await slots.acquire()  # at once
+            return slots
+        with self._waiting("one of our streams", peer, CLIENT_STREAM_S):
+            with trio.move_on_after(CLIENT_STREAM_S):
+                await slots.acquire()
+                return slots
+        reason = f"our streams to it were busy with other requests for {CLIENT_STREAM_S:.0f} s"
+        raise RemoteError(reason, peer=peer)
+
+    def _waiting(self, what: str, peer: PeerId, within_s: float) -> AbstractContextManager[None]:
+        name = f"{what}, {self._protocol}"
+        return self._network.waits.named(name, lambda: f"peer {peerid.short(peer)}", within_s)
 
     async def _ask(self, peer: PeerId, call: _Call) -> T:
         while idle := self._idle.get(peer):
@@ -108,13 +132,15 @@ class Client(Generic[T]):
                 return await self._exchange(idle.pop(), call, reused=True)
             except _StaleStream:
                 continue
-        frames = Framed(await self._network.open_stream(peer, self._protocol))
+        with self._waiting("a stream", peer, OPEN_STREAM_S):
+            frames = Framed(await self._network.open_stream(peer, self._protocol))
         return await self._exchange(frames, call, reused=False)
 
     async def _exchange(self, frames: Framed, call: _Call, *, reused: bool) -> T:
         try:
-            await self._pace(frames.peer)
-            head, body = await self._round_trip(frames, call, reused)
+            with self._waiting("an answer", frames.peer, call.within_s(self._frame_max_bytes)):
+                await self._pace(frames.peer)
+                head, body = await self._round_trip(frames, call, reused)
         except BaseException:
             await frames.reset()
             raise
@@ -207,3 +233,9 @@ class _Call:
         self.receive = receive
         self.receive_max_bytes = receive_max_bytes
         self.wait_s = wait_s
+
+    def within_s(self, frame_max_bytes: int) -> float:
+        """By when it ends on one stream, at the pace of the slowest peer."""
+        sent_frames = -(-self.attach[1] // DATA_FRAME_BYTES) if self.attach else 0
+        received_s = time_for(frame_max_bytes) + self.receive_max_bytes / MIN_BYTES_PER_S
+        return IDLE_S + sent_frames * time_for(DATA_FRAME_BYTES) + self.wait_s + received_s

@@ -19,13 +19,15 @@ RESET_S = 1.0  # how long dropping a broken stream may take
 
 # ---- requests
 STREAMS_PER_PEER = 8  # inbound, for each protocol
-CLIENT_STREAMS_PER_PEER = 2  # outbound, for each protocol; one request at a time on each
+CLIENT_STREAMS_PER_PEER = 2  # outbound, for each protocol (shardcast: twice) and all runs together
+CLIENT_STREAM_S = 60.0  # a request waits for a free one of these at most
 REQUESTS_BURST = 32
 REQUESTS_PER_S = 16.0
 ALL_REQUESTS_BURST, ALL_REQUESTS_PER_S = 512.0, 256.0  # of all peers and protocols together
 STREAM_IDLE_S = 600.0  # a stream without a request for so long is ended
 SHARD_REQUESTS_BURST = 512  # shards are bounded by bytes, at most 1 MiB a request
 SHARD_REQUESTS_PER_S = 256.0
+SHARD_WORDS_BURST, SHARD_WORDS_PER_S = 64, 32.0  # our share for what asks for no leaves
 ANSWERS_IN_FLIGHT = 64  # for each protocol, over all peers
 PEERS_TRACKED = 1024
 DISK_THREADS = 8
@@ -51,6 +53,7 @@ INBOX_EVENTS = 1024
 RANGE_EVENTS = 256
 RANGE_MAX_BYTES = 1 * MIB
 ANTI_ENTROPY_S = 3.0
+SYNC_S = 300.0  # with one peer; what came by then stays, and another goes on
 RECOVER_HEAD_S = 10.0
 RECOVER_HEAD_PEERS = 2
 BRANCH_PEERS = 8  # asked for the branch of an equivocator that a cut took

@@ -23,13 +23,14 @@ from primed.p2p.peerbook import TOLD, PeerBook
 from primed.p2p.penalties import Consequence, Scores
 from primed.p2p.reachability import Kind, Reachability
 from primed.p2p.simnet.connection import Connection
-from primed.p2p.simnet.discovery import Discovery, Found, nearest
+from primed.p2p.simnet.discovery import ASKED, Discovery, Found, nearest
 from primed.p2p.simnet.gossip import Gossip
 from primed.p2p.simnet.host import Host
 from primed.p2p.simnet.stream import SimStream
 from primed.p2p.simnet.world import Penalty, World
 from primed.p2p.topics import Topics
 from primed.p2p.uploads import Uploads
+from primed.p2p.waits import OpenWaits
 
 ACQUAINTANCES = 20  # told to a peer that looks around
 
@@ -52,6 +53,7 @@ class SimNetwork:
         self.handler_errors: list[Exception] = []
         self._profile = profile
         self._traffic = Traffic()
+        self._waits = OpenWaits()
         self._uploads = Uploads(clock=trio.current_time)
         self._book = PeerBook(host.peer, profile=profile)
         if remembered is not None:
@@ -65,6 +67,7 @@ class SimNetwork:
         self._overlay = Overlay(
             self._book,
             profile.target_peers,
+            waits=self._waits,
             dial=self._dial,
             connected=self._connections.keys,
             excluded=self._is_unwelcome,
@@ -87,6 +90,10 @@ class SimNetwork:
     @property
     def uploads(self) -> Uploads:
         return self._uploads
+
+    @property
+    def waits(self) -> OpenWaits:
+        return self._waits
 
     @property
     def bulk(self) -> None:
@@ -427,7 +434,9 @@ class SimNetwork:
         await self.discovery.provide(key)
 
     async def find_providers(self, key: bytes, count: int) -> Found:
-        return await self.discovery.find(key, count)
+        within_s = limits.DHT_QUERY_S * ASKED
+        with self._waits.named("the DHT", "who provides what is missing", within_s):
+            return await self.discovery.find(key, count)
 
 
 def _at(connection: Connection, peer: bytes, action: Callable[[SimNetwork], None]) -> None:

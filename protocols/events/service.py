@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import trio
 
+from primed.p2p import peerid
 from primed.p2p.errors import RemoteError
 from primed.p2p.network import Acceptance, PeerId
 from primed.protocols.by_run import RunServers
-from primed.protocols.client import Client
 from primed.protocols.events.journal import Journal, OnEntry, OnEquivocation
 from primed.protocols.events.messages import (
     GetHead,
@@ -39,6 +39,7 @@ from primed.protocols.limits import (
     RANGE_EVENTS,
     RANGE_MAX_BYTES,
     RECOVER_HEAD_S,
+    SYNC_S,
 )
 from primed.protocols.rpc import Attachment, Refused
 from primed.protocols.server import Reply
@@ -71,8 +72,8 @@ class EventLog:
         self._topic = events_topic(run_id)
         self._journal = Journal(store, run_id)
         self._chains = self._journal.chains
-        self._client = Client(network, PROTOCOL, responses)
-        self._sync = Sync(network, self._client, self._journal, wall_clock)
+        client = servers.client(PROTOCOL, responses)
+        self._sync = Sync(network, client, self._journal, wall_clock)
         self._arrived, self._inbox = trio.open_memory_channel[tuple[PeerId, Stored]](INBOX_EVENTS)
         self._to_sync, self._sync_queue = trio.open_memory_channel[PeerId](SYNC_QUEUE)
         servers.serve(PROTOCOL, requests, run_id, self._answer)
@@ -200,6 +201,14 @@ class EventLog:
 
     async def _sync_loop(self) -> None:
         async for peer in self._sync_queue:
+            await self._compare(peer)
+
+    async def _compare(self, peer: PeerId) -> None:
+        def whom() -> str:
+            return f"what peer {peerid.short(peer)} has"
+
+        name = f"events of run {self._chains.run.hex()[:8]}"
+        with self._network.waits.named(name, whom, SYNC_S), trio.move_on_after(SYNC_S):
             try:
                 await self._sync.with_peer(peer)
             except RemoteError:

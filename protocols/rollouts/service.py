@@ -13,7 +13,6 @@ from pathlib import Path
 from primed.p2p.errors import HIGH, MID, RemoteError
 from primed.p2p.network import PeerId
 from primed.protocols.by_run import RunServers
-from primed.protocols.client import Client
 from primed.protocols.disk import on_disk
 from primed.protocols.limits import ATTACHMENT_MAX_BYTES, BUSY_RETRY_MS, RECEIPT_WAIT_S
 from primed.protocols.rollouts.messages import (
@@ -48,14 +47,14 @@ class Rollouts:
         why_not_store: WhyNotStore,
     ) -> None:
         """Opens the store in `folder`. why_not_store refuses a worker's batch (`denied`)."""
-        self._network = network = servers.network
+        self._network = servers.network
         self._run_id = run_id
         self._me = identity_peer
         self._sign = sign
         self._why_not_store = why_not_store
         self._store = BatchStore(folder)
         self._uploading: set[PeerId] = set()
-        self._client = Client(network, PROTOCOL, responses)
+        self._client = servers.client(PROTOCOL, responses)
         servers.serve(
             PROTOCOL,
             requests,

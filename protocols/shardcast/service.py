@@ -16,7 +16,6 @@ import trio
 from primed.p2p.errors import LocalError, RemoteError
 from primed.p2p.network import Acceptance, PeerId
 from primed.protocols.by_run import RunServers
-from primed.protocols.client import Client
 from primed.protocols.disk import on_disk
 from primed.protocols.framing import decode, encode
 from primed.protocols.limits import (
@@ -25,6 +24,8 @@ from primed.protocols.limits import (
     PUSH_MAX_BYTES,
     SHARD_REQUESTS_BURST,
     SHARD_REQUESTS_PER_S,
+    SHARD_WORDS_BURST,
+    SHARD_WORDS_PER_S,
 )
 from primed.protocols.shardcast.gossip import EarlyShards, validate_shard
 from primed.protocols.shardcast.lanes import Lanes
@@ -96,15 +97,17 @@ class Shardcast:
         self._early = EarlyShards()
         self._transfers: dict[Payload, Transfer] = {}
         self._begun, self._queue = trio.open_memory_channel[Transfer](DOWNLOADS_MAX)
-        fetching = Client(
-            network,
+        fetching = servers.client(
             PROTOCOL,
             responses,
-            burst=SHARD_REQUESTS_BURST,
-            per_s=SHARD_REQUESTS_PER_S,
+            "leaves",
+            burst=SHARD_REQUESTS_BURST - SHARD_WORDS_BURST,
+            per_s=SHARD_REQUESTS_PER_S - SHARD_WORDS_PER_S,
         )
         self.lanes = Lanes(network, fetching, store, run_id)
-        self._talk = Client(network, PROTOCOL, responses)  # short words do not wait behind leaves
+        self._talk = servers.client(  # short words do not wait behind leaves
+            PROTOCOL, responses, "words", burst=SHARD_WORDS_BURST, per_s=SHARD_WORDS_PER_S
+        )
         self._neighbours = Neighbours(network)
         self._serving = Serving(
             network, self._talk, store, run_id, rng, self._neighbours, self._told

@@ -30,6 +30,7 @@ from primed.p2p.network import (
 from primed.p2p.overlay import Redial
 from primed.p2p.reachability import Kind, Reachability
 from primed.p2p.uploads import Uploads
+from primed.p2p.waits import OpenWaits
 from primed.verify.signing import Signer, peer_id_of
 
 
@@ -118,6 +119,7 @@ class MemoryNetwork:
         self.streams_opened = 0
         self._fabric = fabric
         self._traffic = Traffic()
+        self._waits = OpenWaits()
         self._uploads = Uploads()
         self._seen: set[bytes] = set()
 
@@ -132,6 +134,10 @@ class MemoryNetwork:
     @property
     def uploads(self) -> Uploads:
         return self._uploads
+
+    @property
+    def waits(self) -> OpenWaits:
+        return self._waits
 
     @property
     def bulk(self) -> None:

@@ -50,9 +50,11 @@ async def test_bootstrap_peers_are_dialled_side_by_side_and_silent_ones_hold_nob
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         nowhere = f"/ip4/127.0.0.1/tcp/{deaf.getsockname()[1]}/p2p"
         given = [f"{nowhere}/{to_text(of.peer)}" for of in silent]
-        async with relay.running([LOCAL], []):
-            async with one.running([LOCAL], [*given, *relay.listen_addresses()]):
-                await until(lambda: _has_peer(one, relay.peer), limits.DIAL_S + 1)
+        async with (
+            relay.running([LOCAL], []),
+            one.running([LOCAL], [*given, *relay.listen_addresses()]),
+        ):
+            await until(lambda: _has_peer(one, relay.peer), limits.DIAL_S + 1)
 
 
 async def test_without_bootstrap_a_node_is_alone_until_somebody_comes() -> None:
