@@ -202,7 +202,7 @@ def print_doctor(view: DoctorView) -> None:
         if check.remedy:
             print(f"{styled(check.id, _STYLE[check.result])}: {clean(check.remedy)}")
     warnings, failures = count(view.warnings, "warning"), count(view.failures, "failure")
-    print(f"{failures}, {warnings}" + ("" if view.daemon else "; no daemon was asked"))
+    print(f"{failures}, {warnings}" + ("" if view.daemon else "; no daemon answered"))
 
 
 def print_bundle(view: BundleView) -> None:
