@@ -320,6 +320,9 @@ def write_config(paths: Paths, chosen: Mapping[str, Any]) -> None:
             file.write(tomlkit.dumps(document))
     except FileExistsError as error:
         raise UserError(f"{paths.config} exists already", "edit it, or remove it") from error
+    except OSError:  # without room a part of it would be taken for all
+        paths.config.unlink(missing_ok=True)
+        raise
 
 
 def _plain(value: Any) -> Any:
