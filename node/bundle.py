@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -116,7 +117,16 @@ def _archive(path: Path, members: dict[str, bytes]) -> None:
     except OSError as error:
         text = f"cannot write {path}: {error.strerror}"
         raise UserError(text, "give another name with --out") from error
-    with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            _fill(file, members)
+    except OSError:  # half an archive helps nobody, and would be in the way of the next one
+        path.unlink()
+        raise
+
+
+def _fill(file: BinaryIO, members: dict[str, bytes]) -> None:
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
         for name, content in sorted(members.items()):
             about = tarfile.TarInfo(f"primed-bundle/{name}")
             about.size, about.mtime, about.mode = len(content), int(time.time()), 0o600

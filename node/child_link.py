@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -164,15 +165,17 @@ def _start(
 
 
 def _keep_output(process: subprocess.Popen[bytes], log_path: Path) -> None:
-    """Copy a child's output to its log until it ends. Runs in a thread of its own."""
+    """Copy a child's output to its log until it ends. Runs in a thread of its own. What finds no
+    room on the disk is dropped: a child whose output nobody takes would die of its next line."""
     assert process.stdout is not None
-    log = log_path.open("ab")
     with process.stdout as output:
         while data := os.read(output.fileno(), 65536):
-            if log.tell() + len(data) > OUTPUT_MAX_BYTES:
-                log.close()
-                log_path.replace(log_path.with_suffix(".old.log"))
-                log = log_path.open("ab")
-            log.write(data)
-            log.flush()
-    log.close()
+            with suppress(OSError):
+                _append(log_path, data)
+
+
+def _append(path: Path, data: bytes) -> None:
+    if path.exists() and path.stat().st_size + len(data) > OUTPUT_MAX_BYTES:
+        path.replace(path.with_suffix(".old.log"))
+    with path.open("ab", buffering=0) as log:
+        log.write(data)

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -242,8 +242,13 @@ def _valued(variable: str, text: str) -> Any:
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """A hint for a name that is not known: the nearest one, or all."""
+    known = list(known)
+    return _nearest(name, known) or f"known: {', '.join(sorted(known))}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def converted(name: str, value: Any, origin: str) -> Any:
@@ -255,8 +260,27 @@ def converted(name: str, value: Any, origin: str) -> Any:
         _check(name, converted)
     except (msgspec.ValidationError, ValueError) as error:
         words = f"{value!r} is neither true nor false" if _TYPES[name] is bool else error
-        raise UserError(f"{name} from {origin}: {words}", SETTINGS[name].metadata["doc"]) from error
+        hints = (_meant(name, value), SETTINGS[name].metadata["doc"])
+        hint = " ".join(each for each in hints if each)
+        raise UserError(f"{name} from {origin}: {words}", hint) from error
     return converted
+
+
+def _meant(name: str, value: Any) -> str:
+    """What was meant by the first word that is none of the few which a setting takes."""
+    words = list(_words(_TYPES[name]))
+    for each in value if isinstance(value, list) else [value]:
+        if words and each not in words:
+            return _nearest(str(each), words)
+    return ""
+
+
+def _words(type_: Any) -> Iterator[str]:
+    if get_origin(type_) is Literal:
+        yield from get_args(type_)
+    else:
+        for part in get_args(type_):
+            yield from _words(part)
 
 
 def _check(name: str, value: Any) -> None:
@@ -296,6 +320,9 @@ def write_config(paths: Paths, chosen: Mapping[str, Any]) -> None:
             file.write(tomlkit.dumps(document))
     except FileExistsError as error:
         raise UserError(f"{paths.config} exists already", "edit it, or remove it") from error
+    except OSError:  # without room a part of it would be taken for all
+        paths.config.unlink(missing_ok=True)
+        raise
 
 
 def _plain(value: Any) -> Any:

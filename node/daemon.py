@@ -20,6 +20,7 @@ import trio
 from primed.node import sessions
 from primed.node.api import make_app
 from primed.node.config import LEAST_UPLOAD_CAP, Config, is_on_loopback
+from primed.node.disk import is_disk_full
 from primed.node.doppelganger import Doppelganger, Doubles
 from primed.node.gauges import keep_gauges
 from primed.node.hosting import hosted
@@ -36,12 +37,14 @@ from primed.node.systemd import Systemd
 from primed.node.views import StatusView
 from primed.node.watchdog import Watchdog
 from primed.p2p import limits
+from primed.p2p.errors import UserError
 from primed.p2p.host import Libp2pNetwork
 from primed.p2p.hours import QuietHours
 from primed.p2p.identity import Identity
 from primed.p2p.uplink import Uplink
 from primed.p2p.uploads import Uploads
 from primed.protocols.by_run import RunServers
+from primed.protocols.disk import on_disk
 from primed.protocols.verdicts import Evidence, Verdicts
 
 _log = structlog.get_logger("primed.daemon")
@@ -69,13 +72,23 @@ async def _main(
     announce: Callable[[StatusView], None],
     lines_left_out: Callable[[], int],
 ) -> None:
-    store = Store(paths.database)
+    store = _opened_store(paths)
     try:
         daemon = Daemon(config, paths, identity, store)
         daemon.services.metrics.watch_log(lines_left_out)
         await daemon.serve(invite, announce)
     finally:
         store.close()
+
+
+def _opened_store(paths: Paths) -> Store:
+    """Raises the error itself if it is only that the disk is full: nothing is to be moved aside."""
+    try:
+        return Store(paths.database)
+    except UserError as error:
+        if (cause := error.__cause__) is not None and is_disk_full(cause):
+            raise cause from None
+        raise
 
 
 class Daemon:
@@ -179,6 +192,7 @@ class Daemon:
         nursery.start_soon(double.watch)
         nursery.start_soon(self._systemd.beat)
         for name, serve in (
+            ("session", partial(on_disk, sessions.note, services.paths.sessions, self._session)),
             ("hello", joining.hello.run),
             ("doppelganger", lambda: double.make_sure(peers, is_alone, services.wall_clock)),
             ("disk", services.disk.run),

@@ -22,6 +22,7 @@ TICK_S = 2.0
 NOTED_S = 10.0  # a write that failed is tried again within this, if it is to succeed
 PROBLEM = "disk"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_SQLITE_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)  # the latter while it opens
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -29,7 +30,7 @@ def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return any(map(is_disk_full, error.exceptions))
     if isinstance(error, sqlite3.OperationalError):
-        return error.sqlite_errorcode == sqlite3.SQLITE_FULL
+        return error.sqlite_errorcode in _SQLITE_FULL
     return isinstance(error, OSError) and error.errno in _FULL
 
 

@@ -34,8 +34,9 @@ def held(path: Path, now_unix_ms: int) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _refusal(path) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, msgspec.json.encode(Holder(os.getpid(), now_unix_ms)), 0)
+        text = msgspec.json.encode(Holder(os.getpid(), now_unix_ms))
+        os.pwrite(fd, text, 0)  # in place: a full disk might not give back what it was given
+        os.ftruncate(fd, len(text))
         yield
     finally:
         os.close(fd)

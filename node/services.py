@@ -105,11 +105,12 @@ class Services:
         ]
 
     def _note_failure(self, name: str, error: BaseException, pause_s: float) -> None:
-        _log.error("service failed", service=name, exc_info=error)
         self.metrics.border_errors.labels(name).inc()
         if is_disk_full(error):
+            _log.warning("service waits for room on the disk", service=name, error=str(error))
             self.disk.note()
             return
+        _log.error("service failed", service=name, exc_info=error)
         while isinstance(error, BaseExceptionGroup):  # what a person can make sense of
             error = error.exceptions[0]
         what = f"the {name} service failed: {error} ({type(error).__name__})"

@@ -22,15 +22,19 @@ class _File(msgspec.Struct):
 
 
 def begin(path: Path) -> tuple[bytes, frozenset[bytes]]:
-    """A new session, written down, and the former ones of this place. The data directory's lock
-    must be held."""
+    """A new session, and the former ones of this place. Writes nothing: `note` does."""
+    return secrets.token_bytes(16), frozenset(_former(path, _place(path.parent)))
+
+
+def note(path: Path, session: bytes) -> None:
+    """Add a session to the file. The data directory's lock must be held. Raises OSError without
+    room; of a session that is never noted the next one only believes that it may still live, and
+    waits a lease."""
     place = _place(path.parent)
     former = _former(path, place)
-    session = secrets.token_bytes(16)
     draft = path.with_name(f".{path.name}.new")
     draft.write_bytes(msgspec.json.encode(_File(place, [*former[1 - KEPT :], session])))
     draft.replace(path)
-    return session, frozenset(former)
 
 
 def _former(path: Path, place: str) -> list[bytes]:

@@ -44,6 +44,7 @@ def put(paths: Paths, name: str, text: str, environ: Mapping[str, str] = os.envi
     given: Any = [part for part in text.split(",") if part] if is_list else text
     value = config.converted(name, given, "the command line")
     if not paths.config.exists():
+        paths.create()
         config.write_config(paths, {})
     before = paths.config.read_text()
     config.from_file(paths.config)  # a file that is broken otherwise is not touched

@@ -60,6 +60,11 @@ def _as_user_error(error: BaseException) -> UserError:
         error = (users or error).exceptions[0]
     if isinstance(error, UserError):
         return error
+    from primed.node.disk import is_disk_full
+
+    if is_disk_full(error):
+        hint = "free some space (df -h says where there is none), then do it again"
+        return UserError(f"no room on the disk: {error}", hint)
     text = f"this is a bug in primed: {type(error).__name__}: {error}"
     hint = "set PRIMED_DEBUG=1 to see the traceback, and report it"
     wrapped = UserError(text[:300], hint)

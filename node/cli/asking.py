@@ -63,7 +63,7 @@ def _identity(common: Common) -> IdentityView:
         from primed.node.lock import holder
 
         paths = common.paths
-        if holder(paths.lock) is not None or not paths.identity.exists():
+        if holder(paths.lock) is not None:
             raise
     from primed.p2p import identity, peerid
 

@@ -135,6 +135,9 @@ def _decoded(answer: bytes, type_: type[T]) -> T:
 
 
 def not_running(paths: Paths) -> UserError:
+    if found := lock.holder(paths.lock):
+        text = f"the daemon of {paths.root}, process {found.pid}, takes no questions"
+        return UserError(text, "it is starting or stopping: ask again in some seconds")
     is_default = paths.root == Path(DEFAULT_DATA_DIR).expanduser()
     option = "" if is_default else f" --data-dir {paths.root}"
     return UserError(f"no daemon runs for {paths.root}", f"start one: primed start{option}")

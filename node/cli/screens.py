@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from primed.node.cli.text import bar, clean, count, duration, print_table, progress_of, styled
 from primed.node.local_views import BundleView, DoctorView
@@ -90,7 +90,9 @@ def _print_child(child: ChildView) -> None:
         print(f"    {count(child.restarts, 'restart')}; last time it {clean(child.reason)}")
 
 
-def _print_waits(waits: Iterable[WaitView]) -> None:
+def _print_waits(waits: Sequence[WaitView]) -> None:
+    if not waits:
+        print("  waits for nothing")
     for wait in waits:
         left = f"at most {duration(wait.deadline_s)} more" if wait.deadline_s > 0 else "overdue"
         times = f"since {duration(wait.since_s)}, {left}"
@@ -202,7 +204,7 @@ def print_doctor(view: DoctorView) -> None:
         if check.remedy:
             print(f"{styled(check.id, _STYLE[check.result])}: {clean(check.remedy)}")
     warnings, failures = count(view.warnings, "warning"), count(view.failures, "failure")
-    print(f"{failures}, {warnings}" + ("" if view.daemon else "; no daemon was asked"))
+    print(f"{failures}, {warnings}" + ("" if view.daemon else "; no daemon answered"))
 
 
 def print_bundle(view: BundleView) -> None:

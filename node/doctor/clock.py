@@ -18,7 +18,8 @@ def check(context: Context) -> Iterator[CheckView]:
         if peer.clock_offset_s is not None
     ]
     if not told:
-        yield skip("clock", "no daemon runs" if context.peers is None else "no peer told its time")
+        untold = context.why_no_daemon if context.peers is None else "no peer told its time"
+        yield skip("clock", untold)
         return
     offset_s = median(told)
     way = "behind" if offset_s > 0 else "ahead of"

@@ -11,6 +11,7 @@ from typing import Any
 
 from primed.node.cli.client import Client
 from primed.node.config import Config, load_config
+from primed.node.lock import holder
 from primed.node.paths import Paths
 from primed.node.views import PeersView, StatusView
 from primed.p2p.errors import UserError
@@ -26,6 +27,7 @@ class Context:
     status: StatusView | None  # None: no daemon answers
     peers: PeersView | None
     why_no_daemon: str
+    silent: UserError | None = None  # what keeps a daemon that does run from answering
 
     @cached_property
     def probe(self) -> dict[str, Any]:
@@ -55,5 +57,6 @@ def gather(paths: Paths) -> Context:
     try:
         status, peers = client.get("status", StatusView), client.get("peers", PeersView)
     except UserError as absent:
-        return Context(paths, config, error, None, None, absent.message)
+        silent = absent if holder(paths.lock) else None
+        return Context(paths, config, error, None, None, absent.message, silent)
     return Context(paths, config, error, status, peers, "")

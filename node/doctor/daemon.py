@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from primed.node.doctor.context import Context
-from primed.node.doctor.results import ok, skip, warn
+from primed.node.doctor.results import fail, ok, skip, warn
 from primed.node.local_views import CheckView
 
 
 def check(context: Context) -> Iterator[CheckView]:
     status = context.status
+    if context.silent is not None:
+        yield fail("daemon", context.silent.message, context.silent.hint)
+        return
     if status is None:
         yield skip("daemon", context.why_no_daemon)
         return

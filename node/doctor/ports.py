@@ -17,6 +17,8 @@ def check(context: Context) -> Iterator[CheckView]:
             yield ok("ports", f"the daemon listens on {', '.join(listen)}")
         else:
             yield ok("ports", "the daemon listens at no address: it only dials others")
+    elif context.silent is not None:
+        yield skip("ports", context.why_no_daemon)
     elif context.config is None:
         yield skip("ports", "the settings are wrong")
     else:

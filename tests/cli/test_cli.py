@@ -267,6 +267,22 @@ def test_a_killed_daemon_is_told_apart_from_a_running_one(tmp_path: Path) -> Non
     assert done.code == 1 and "no daemon runs" in done.err
 
 
+def test_the_doctor_fails_for_a_stopped_daemon_and_says_how_it_goes_on(tmp_path: Path) -> None:
+    root = tmp_path / "node"
+    process = subprocess.Popen([sys.executable, NODE, root], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    try:
+        process.send_signal(signal.SIGSTOP)
+        done = primed("doctor", "--json", "--data-dir", str(root))
+    finally:
+        process.kill()
+        process.communicate()
+    checks = {each["id"]: each for each in done.json["checks"]}  # type: ignore[attr-defined]
+    assert done.code == 2 and checks["daemon"]["result"] == "fail"
+    assert f"kill -CONT {process.pid}" in checks["daemon"]["remedy"]
+    assert "is stopped" in checks["clock"]["evidence"]
+
+
 def test_a_port_in_use_is_said_in_a_sentence(tmp_path: Path) -> None:
     """The real daemon: what ends it comes out of its tasks as a group of errors."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -64,7 +64,8 @@ def test_an_identity_moves(root: Path, tmp_path: Path) -> None:
     assert ours.peer == theirs.peer
     told = primed(*at(new, "id", "--json")).json  # what an originator asks for
     assert told["peer"] == peerid.to_text(ours.peer) and told["addresses"] == []
-    assert primed(*at(tmp_path / "nothing", "id")).code == 1
+    done = primed(*at(tmp_path / "nothing", "id"))
+    assert done.code == 1 and "hint: run: primed init" in done.err
     done = primed(*at(root, "id", "export", str(tmp_path / "x")))
     assert done.code == 1 and "no passphrase was given" in done.err
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import socket
 import tarfile
@@ -24,17 +25,21 @@ from primed.node.doppelganger import EXIT_DUPLICATE
 from primed.node.hosting import same_ports
 from primed.node.lock import EXIT_HELD
 from primed.node.log_files import parsed
-from primed.node.logs import ALL_LINES_PER_MINUTE
+from primed.node.logs import LINES_PER_MINUTE
 from primed.node.redaction import forms_of
 from primed.node.store import Store
 from primed.node.views import StatusView
 from primed.p2p import identity, limits
 from primed.p2p.errors import UserError
 from primed.p2p.host import Libp2pNetwork
+from primed.protocols import hello
 
+from ..daemons.hostile import Hostile, attacks
 from .test_cli import primed
+from .test_daemon_faults import metric
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+CROOKS = 24  # each is fined five times or more
 
 
 @dataclass
@@ -215,17 +220,52 @@ def test_the_port_is_kept_if_it_is_clear() -> None:
     )
 
 
-def test_noise_does_not_fill_the_log(relay: Relay) -> None:
-    """Scenario 25: connections that send rubbish; the log stays short and the daemon answers."""
+def test_connections_that_send_rubbish_cost_no_line(relay: Relay) -> None:
     host, port = "127.0.0.1", int(relay.node.address().split("/")[4])
     before = len(log_of(relay.node).splitlines())
     for number in range(300):
         with socket.create_connection((host, port), 5) as connection:
             connection.sendall(b"\x13/multistream/1.0.0\n" + os.urandom(number % 64))
     assert relay.node.status().peer == relay.node.text
-    lines = log_of(relay.node).splitlines()[before:]
-    assert len(lines) < ALL_LINES_PER_MINUTE / 4
-    assert all((parsed(line) or {}).get("level") != "error" for line in lines)
+    assert len(log_of(relay.node).splitlines()) - before < 5
+
+
+def test_noise_does_not_fill_the_log(tmp_path: Path) -> None:
+    """Scenario 25: crooks are fined until they are banned, each time with a line. So many are
+    written; that there were more is said, and how many more."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        metrics = f"127.0.0.1:{free.getsockname()[1]}"
+    node, began = LocalNode("fined", tmp_path / "node", ()), time.monotonic()
+    node.start(options=["--metrics-listen", metrics])
+    try:
+        node.wait_up()
+        trio.run(send_crooks, node.address())
+        left_out = metric(metrics, "log_lines_left_out_total")
+        assert node.status().network.handler_errors == 0
+    finally:
+        assert node.stop() == 0
+    minutes = 1 + int((time.monotonic() - began) / 60)
+    lines = [parsed(line) or {} for line in log_of(node).splitlines()]
+    events = [(line["logger"], str(line["event"])) for line in lines]
+    fines = [event for logger, event in events if logger == "primed.p2p.host"]
+    assert CROOKS < len(fines) <= (LINES_PER_MINUTE + 1) * minutes
+    assert "more lines like the last are only counted for a minute" in fines
+    told = [event for logger, event in events if logger == "primed.logs"]
+    assert left_out == sum(int(event.partition(" log lines were left out: ")[0]) for event in told)
+    assert left_out > 0 and all("%s loses %d points" in event for event in told)
+    assert all(line["level"] != "error" for line in lines)
+
+
+async def send_crooks(address: str) -> None:
+    async def send(number: int) -> None:
+        crook = Hostile()
+        async with at_once, crook.network.running([LOOPBACK], []):
+            await crook.attack(address, hello.PROTOCOL, attacks(random.Random(number)))
+
+    at_once = trio.CapacityLimiter(6)
+    async with trio.open_nursery() as nursery:
+        for number in range(CROOKS):
+            nursery.start_soon(send, number)
 
 
 def test_doctor_logs_and_bundle_of_a_running_daemon(relay: Relay, tmp_path: Path) -> None:

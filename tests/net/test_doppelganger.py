@@ -176,12 +176,14 @@ async def test_a_copied_directory_has_no_past(tmp_path: Path) -> None:
     copy.mkdir()
     first, former = sessions.begin(here / "sessions.json")
     assert former == frozenset()
+    sessions.note(here / "sessions.json", first)
     second, former = sessions.begin(here / "sessions.json")
     assert former == {first} and second != first
     (copy / "sessions.json").write_bytes((here / "sessions.json").read_bytes())
     assert sessions.begin(copy / "sessions.json")[1] == frozenset()
     for _ in range(40):
-        _, former = sessions.begin(here / "sessions.json")
+        session, former = sessions.begin(here / "sessions.json")
+        sessions.note(here / "sessions.json", session)
     assert len(former) == 16
     (here / "sessions.json").write_text("{")
     assert sessions.begin(here / "sessions.json")[1] == frozenset()

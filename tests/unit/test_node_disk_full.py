@@ -66,6 +66,59 @@ store = Store(disk / "primed.db")
 store.batches.put(run, BatchRow(counter, "stored", b"v"))
 print([row.counter for row in store.batches.newest(run, 2)] == [counter, counter - 1])
 """
+SETTINGS = """
+import sys
+from pathlib import Path
+from primed.node.config import load_config, write_config
+from primed.node.paths import Paths
+
+paths = Paths(Path(sys.argv[1]))
+paths.create()
+ballast = paths.root / "ballast"
+try:
+    with ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+except OSError:
+    pass
+try:
+    write_config(paths, {"threads": 2})
+except OSError as error:
+    print(error.strerror)
+ballast.unlink()
+write_config(paths, {"threads": 3})
+print(load_config(paths, {}, {}).threads)
+"""
+PRINTING = """
+import sys, time
+from pathlib import Path
+import trio
+from primed.node.child_link import spawn
+
+disk = Path(sys.argv[1])
+ballast, log = disk / "ballast", disk / "logs" / "engine.log"
+code = "import pathlib, sys, time\\nwhile pathlib.Path(sys.argv[1]).exists():\\n"
+code += "    print('a warning'); time.sleep(0.05)\\nprint('room')"
+
+async def main():
+    log.parent.mkdir()
+    try:
+        with ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+    except OSError:
+        pass
+    link = await spawn([sys.executable, "-c", code, str(ballast)], 1, log)
+    await trio.sleep(1)
+    ballast.unlink()
+    print(await link.exited(20))
+
+trio.run(main)
+deadline = time.monotonic() + 10
+while not log.exists() or not log.read_text().endswith("room\\n"):
+    assert time.monotonic() < deadline, log.read_text()
+    time.sleep(0.05)
+"""
 
 
 def test_a_checkpoint_without_room_leaves_the_one_before(tmp_path: Path) -> None:
@@ -78,6 +131,17 @@ def test_a_store_without_room_keeps_what_it_has_and_goes_on(tmp_path: Path) -> N
     script = STORE.replace("counter = 0", ballast, 1)
     out = run_on_small_disk(tmp_path / "disk", script, mib=6)
     assert out.splitlines() == ["True True", "True", "True"]
+
+
+def test_settings_without_room_are_not_in_the_way_of_the_next_try(tmp_path: Path) -> None:
+    out = run_on_small_disk(tmp_path / "disk", SETTINGS, mib=1)
+    assert out.splitlines() == ["No space left on device", "3"]
+
+
+def test_a_child_that_prints_without_room_lives_and_its_log_goes_on_with_room(
+    tmp_path: Path,
+) -> None:
+    assert run_on_small_disk(tmp_path / "disk", PRINTING, mib=1) == "0\n"
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,9 @@ from primed.node.doctor import (
     software,
     torch_build,
 )
-from primed.node.doctor.context import Context
+from primed.node.doctor.context import Context, gather
 from primed.node.local_views import CheckView, DoctorView
+from primed.node.lock import held
 from primed.node.paths import Paths
 from primed.node.views import NetworkView, PeersView, PeerView, ProblemView, RoleView, StatusView
 from primed.p2p import identity
@@ -231,6 +232,21 @@ def test_problems_and_state_of_the_daemon_are_repeated(tmp_path: Path) -> None:
     assert (first.id, first.result, first.remedy) == ("daemon-disk", "warn", "free some")
     assert network.result == "warn"
     assert only(daemon.check(context_of(tmp_path))).result == "skip"
+
+
+def test_a_daemon_that_runs_and_does_not_answer_fails(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        paths = context_of(tmp_path).paths
+        paths.config.write_text(f'listen = ["/ip4/127.0.0.1/tcp/{port}"]')
+        with held(paths.lock, 0):
+            context = gather(paths)
+            found = only(daemon.check(context))
+            assert found.result == "fail" and f"process {os.getpid()}, takes no" in found.evidence
+            assert "ask again" in found.remedy
+            assert only(clock.check(context)).evidence == found.evidence
+            assert only(ports.check(context)).result == "skip"  # the port is that daemon's
+    assert only(daemon.check(gather(paths))).result == "skip"
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,12 @@ def test_a_file_is_made_where_there_is_none(paths: Paths) -> None:
     assert settings.put(paths, "metrics_public", "true", {}).value is True
 
 
+def test_a_directory_is_made_where_there_is_none(tmp_path: Path) -> None:
+    paths = Paths(tmp_path / "none yet")
+    assert settings.put(paths, "threads", "2", {}).value == 2
+    assert paths.root.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words", "hint"),
     [
@@ -61,6 +67,8 @@ def test_a_file_is_made_where_there_is_none(paths: Paths) -> None:
         ("threads", "0", "threads from the command line", "CPU threads"),
         ("threads", "many", "threads from the command line", "CPU threads"),
         ("profile", "huge", "profile from the command line", "home, server or lowpower"),
+        ("profile", "hmoe", "profile from the command line", "did you mean home? how much to"),
+        ("roles", "worker,verfier", "roles from the command line", "did you mean verifier?"),
         ("listen", "4101", "begins with /", "addresses to listen on"),
         ("metrics_listen", "0.0.0.0:9464", "other machines can reach", "metrics_public"),
     ],

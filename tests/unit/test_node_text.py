@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from primed.node.cli.screens import print_status
 from primed.node.cli.text import clean, count, duration, print_table, styled
+from primed.node.views import NetworkView, StatusView
 
 
 @given(st.text())
@@ -32,3 +34,13 @@ def test_durations_have_two_units(seconds: float, text: str) -> None:
 
 def test_counts_have_their_plural() -> None:
     assert (count(0, "peer"), count(1, "peer")) == ("0 peers", "1 peer")
+
+
+def test_no_waits_are_said_to_be_none_if_they_were_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    network = NetworkView(state="online", reason="", listen=(), peers=0)
+    view = StatusView(version="", peer="", pid=1, data_dir="", uptime_s=1.0, network=network)
+    for with_waits in (True, False):
+        print_status(view, with_waits=with_waits)
+        assert ("  waits for nothing\n" in capsys.readouterr().out) == with_waits
