@@ -11,6 +11,7 @@ from primed.p2p import limits, peerid
 from primed.p2p.errors import RemoteError
 from primed.p2p.overlay import Overlay
 from primed.p2p.peerbook import FROM_DHT, PeerBook
+from primed.p2p.waits import OpenWaits
 
 
 def peer_number(number: int) -> bytes:
@@ -38,6 +39,7 @@ class Swarm:
             dial=self._dial,
             connected=self.connected.keys,
             excluded=lambda _: False,
+            waits=OpenWaits(),
         )
 
     async def _dial(self, peer: bytes) -> None:
