@@ -84,7 +84,7 @@ class Discovery:
         self.dht = KadDHT(host, DHTMode.SERVER, max_peers_per_subnet=0)
         self.dht.value_store = _NoValues(host, host.get_id())
         self.dht.provider_store = _BoundedProviders(host, self.dht.peer_routing)
-        self.dht._inbound_limiter = trio.CapacityLimiter(limits.DHT_INBOUND)  # 12: two peers' worth
+        self.dht._inbound_limiter = trio.CapacityLimiter(2 * limits.DHT_INBOUND)  # the host counts
         table = MembersTable(host, self.is_member)
         self.dht.routing_table = table
         self.dht.peer_routing.routing_table = table

@@ -63,6 +63,7 @@ class GuardedHost(BasicHost):
         self._on_identified = on_identified
         self._penalise = penalise
         self._open_streams: Counter[tuple[ID, str]] = Counter()
+        self._queries: dict[trio.CancelScope, float] = {}  # in the DHT; since when, oldest first
         self._refusals: WeakKeyDictionary[IMuxedConn, TokenBucket] = WeakKeyDictionary()
         for protocol, handler in list(self.multiselect.handlers.items()):
             if protocol is not None and handler is not None:
@@ -95,15 +96,31 @@ class GuardedHost(BasicHost):
             patience_s = limits.EXCHANGE_S if protocol_id in _EXCHANGES else math.inf
             try:
                 with trio.move_on_after(patience_s) as patience:
+                    if protocol_id == KADEMLIA:
+                        self._take_place(patience)
                     await stream_handler(stream)
                 if patience.cancelled_caught:
                     await reset_quietly(stream)
             finally:
+                self._queries.pop(patience, None)
                 self._open_streams[key] -= 1
                 if not self._open_streams[key]:
                     del self._open_streams[key]
 
         super().set_stream_handler(protocol_id, bounded)
+
+    def _take_place(self, query: trio.CancelScope) -> None:
+        """One more query in the DHT; if there is no place for it, the oldest one ends, or this one
+        if that is young: eight peers that ask nothing could keep all others out."""
+        now_s = trio.current_time()
+        if len(self._queries) >= limits.DHT_INBOUND:
+            oldest, since_s = next(iter(self._queries.items()))
+            if now_s - since_s < limits.DHT_SLOW_S:
+                query.cancel()
+                return
+            oldest.cancel()
+            del self._queries[oldest]
+        self._queries[query] = now_s
 
     async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
         connection = net_stream.muxed_conn

@@ -154,6 +154,7 @@ REFRESH_FIRST_S, REFRESH_S = 5.0, 120.0  # of the routing table, after a change 
 DHT_CALL_S = 15.0
 DHT_QUERY_S = 5.0  # one peer
 DHT_INBOUND = 64  # queries served at a time
+DHT_SLOW_S = 1.0  # older ones give way to new ones when all places are taken
 DHT_MESSAGE_BYTES = 64 * 1024  # a query or an answer; twenty peers with their records are 20 KiB
 PROVIDERS_MAX = 64
 PROVIDED_KEYS = 4096  # keys whose providers we remember for others

@@ -329,6 +329,25 @@ async def test_a_silent_dht_query_is_ended_so_that_others_are_served(
             assert await stream.read_some(100)
 
 
+async def test_silent_dht_queries_give_way_to_others() -> None:
+    """Nine peers could take all places for as long as an exchange may take."""
+    victim, friend = new_network(), new_network()
+    attackers = [new_network() for _ in range(9)]
+    async with started(victim, friend, *attackers):
+        for attacker in attackers:
+            for _ in range(limits.STREAMS_PER_PROTOCOL_AND_PEER):
+                with suppress(RemoteError):  # its own queries count too
+                    await attacker.open_stream(victim.peer, "/ipfs/kad/1.0.0")
+        await trio.sleep(limits.DHT_SLOW_S)
+        query = Kad(type=Kad.FIND_NODE, key=friend.peer).SerializeToString()
+        for _ in range(20):
+            stream = await friend.open_stream(victim.peer, "/ipfs/kad/1.0.0")
+            await stream.write_all(encode_uvarint(len(query)) + query)
+            with trio.fail_after(2):
+                assert await stream.read_some(100)
+            await stream.close()
+
+
 async def test_what_others_store_in_our_dht_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PROVIDED_KEYS", 50)
     victim, attacker = new_network(), new_network()
