@@ -12,6 +12,7 @@ import trio
 
 from primed.node.disk import DiskWatch, is_disk_full
 from primed.node.problems import Problems
+from primed.node.store.database import Database
 
 from .small_disk import run_on_small_disk
 
@@ -66,6 +67,19 @@ store = Store(disk / "primed.db")
 store.batches.put(run, BatchRow(counter, "stored", b"v"))
 print([row.counter for row in store.batches.newest(run, 2)] == [counter, counter - 1])
 """
+
+
+def test_a_transaction_without_room_says_so(tmp_path: Path) -> None:
+    """SQLite has rolled back by itself then."""
+    database = Database(tmp_path / "primed.db", [["CREATE TABLE t (x BLOB)"]])
+    database.write("PRAGMA max_page_count=4")
+    with pytest.raises(sqlite3.OperationalError) as caught, database.transaction():
+        database.write("INSERT INTO t VALUES (?)", bytes(100_000))
+    assert is_disk_full(caught.value)
+    with database.transaction():
+        database.write("INSERT INTO t VALUES (?)", b"small")
+    assert database.rows("SELECT x FROM t") == [(b"small",)]
+    database.close()
 
 
 def test_a_checkpoint_without_room_leaves_the_one_before(tmp_path: Path) -> None:
