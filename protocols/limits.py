@@ -37,6 +37,7 @@ RECORDS_KEPT = 1024
 GREET_AGAIN_S = 60.0
 LEASE_S = 75.0  # who was not heard of for so long does not live: above GREET_AGAIN_S
 SESSIONS_PER_PEER = 2
+SESSIONS_NAMED = 4  # in a record: other sessions of the key that were shown to its node lately
 GREET_RETRY_S = 5.0
 RUNS_LISTED = 256
 
