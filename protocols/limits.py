@@ -52,6 +52,7 @@ INBOX_EVENTS = 1024
 RANGE_EVENTS = 256
 RANGE_MAX_BYTES = 1 * MIB
 ANTI_ENTROPY_S = 3.0
+VISIT_S, VISIT_MAX_S = 10.0, 60.0  # with one peer: then no new request; then cut, others' turn
 RECOVER_HEAD_S = 10.0
 RECOVER_HEAD_PEERS = 2
 BRANCH_PEERS = 8  # asked for the branch of an equivocator that a cut took

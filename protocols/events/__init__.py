@@ -19,7 +19,8 @@ Gossip: one SignedEvent a message; at most 4 KiB an event, 64 KiB a cut.
 
 Sequence. Emit: append to the store and sync, then gossip. Receive: validate, append in chain order
 (an early event waits: 64 an author, 2,048 in all), then tell the daemon. On connect, and every 3 s
-with a random connected peer, compare heads and fetch ranges. At start a node asks two peers for its
+with a random connected peer, compare heads and fetch ranges, one of each author in turn; after 10 s
+(60 s at most) with one peer it is the next one's turn. At start a node asks two peers for its
 own head (10 s): ahead of the store = adopt, continue after it; nobody answers = the store counts.
 
 Validation (pure: `validation`), of gossip and of ranges alike

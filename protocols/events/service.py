@@ -39,6 +39,7 @@ from primed.protocols.limits import (
     RANGE_EVENTS,
     RANGE_MAX_BYTES,
     RECOVER_HEAD_S,
+    VISIT_MAX_S,
 )
 from primed.protocols.rpc import Attachment, Refused
 from primed.protocols.server import Reply
@@ -74,7 +75,8 @@ class EventLog:
         self._client = Client(network, PROTOCOL, responses)
         self._sync = Sync(network, self._client, self._journal, wall_clock)
         self._arrived, self._inbox = trio.open_memory_channel[tuple[PeerId, Stored]](INBOX_EVENTS)
-        self._to_sync, self._sync_queue = trio.open_memory_channel[PeerId](SYNC_QUEUE)
+        self._to_visit: dict[PeerId, None] = {}  # each peer once, in the order they came
+        self._visit = trio.Event()
         servers.serve(PROTOCOL, requests, run_id, self._answer)
         network.on_peer(self._on_peer)
 
@@ -187,10 +189,9 @@ class EventLog:
             self._ask_soon(peer)
 
     def _ask_soon(self, peer: PeerId) -> None:
-        try:
-            self._to_sync.send_nowait(peer)
-        except trio.WouldBlock:
-            pass  # enough to do; the tick comes round to it
+        if len(self._to_visit) < SYNC_QUEUE:  # else enough to do; the tick comes round to it
+            self._to_visit.setdefault(peer)
+            self._visit.set()
 
     async def _tick(self) -> None:
         while True:
@@ -199,11 +200,18 @@ class EventLog:
                 self._ask_soon(self._rng.choice(peers))
 
     async def _sync_loop(self) -> None:
-        async for peer in self._sync_queue:
-            try:
-                await self._sync.with_peer(peer)
-            except RemoteError:
-                pass  # charged where it was found; the next tick asks another peer
+        while True:
+            await self._visit.wait()
+            while self._to_visit:
+                peer = next(iter(self._to_visit))
+                del self._to_visit[peer]
+                try:
+                    with trio.move_on_after(VISIT_MAX_S):
+                        if not await self._sync.with_peer(peer):
+                            self._ask_soon(peer)
+                except RemoteError:
+                    pass  # charged where it was found; the next tick asks another peer
+            self._visit = trio.Event()
 
     # ---- answers
 

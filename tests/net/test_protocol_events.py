@@ -12,12 +12,22 @@ import trio.testing
 
 from primed.p2p.errors import LocalError
 from primed.protocols.by_run import RunServers
-from primed.protocols.events import EventLog, SignedEvent, event_digest, proven_place
-from primed.protocols.events.messages import Event
+from primed.protocols.events import PROTOCOL, EventLog, SignedEvent, event_digest, proven_place
+from primed.protocols.events.messages import (
+    Event,
+    GetHeads,
+    GetRange,
+    Heads,
+    Range,
+    Request,
+    requests,
+)
 from primed.protocols.framing import encode
+from primed.protocols.rpc import Attachment
+from primed.protocols.server import Reply
 from primed.protocols.topics import events_topic
 from primed.verify.signing import message_to_sign
-from primed.verify.statements import Body, Entry, Skipped, Verdict
+from primed.verify.statements import Body, Entry, Head, Skipped, Verdict
 
 from .memory_network import Fabric, Key, MemoryNetwork
 from .protocol_samples import JOINED, NOW_MS, RUN, MemoryEvents, skipped
@@ -202,3 +212,39 @@ async def test_a_store_that_fails_leaves_the_chain_as_it_was() -> None:
             await a.log.emit(skipped(1))
         a.store.append = works  # type: ignore[method-assign]
         assert (await a.log.emit(skipped(1))).seq == 1
+
+
+async def test_a_peer_whose_chain_never_ends_does_not_keep_others_from_their_turn(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    """It signs one more event whenever it is asked for it, and takes nine seconds for that."""
+    async with trio.open_nursery() as nursery:
+        fabric = Fabric(nursery)
+        honest, late, endless = Node(fabric.node(1)), Node(fabric.node(2)), fabric.node(3)
+        for node in (honest, late):
+            await node.log.load()
+            nursery.start_soon(node.log.run)
+        for counter in range(50):
+            await honest.log.emit(skipped(counter))
+        chain: list[SignedEvent] = []
+
+        async def answer(peer: bytes, message: Request, _: Attachment) -> Reply:
+            if isinstance(message, GetHeads):
+                return Reply(Heads((Head(endless.peer, 2**62, bytes(32)),), ()))
+            assert isinstance(message, GetRange)
+            await trio.sleep(9)
+            prev = event_digest(chain[-1].event) if chain else RUN
+            chain.append(signed_by(endless.key, len(chain), prev, skipped(len(chain))))
+            return Reply(Range((chain[message.start],)))
+
+        RunServers(endless).serve(PROTOCOL, requests, RUN, answer)
+        fabric.link(late.network, endless)
+        await trio.sleep(1)
+        fabric.link(late.network, honest.network)
+        with trio.fail_after(30):
+            await until(lambda: len(late.counters(honest.network.peer)) == 50)
+        heard = len(late.counters(endless.peer))
+        await trio.sleep(60)
+        assert len(late.counters(endless.peer)) > heard  # it has its turn, too
+        assert not late.network.penalties
+        nursery.cancel_scope.cancel()
