@@ -26,7 +26,9 @@ ALL_REQUESTS_BURST, ALL_REQUESTS_PER_S = 512.0, 256.0  # of all peers and protoc
 STREAM_IDLE_S = 600.0  # a stream without a request for so long is ended
 SHARD_REQUESTS_BURST = 512  # shards are bounded by bytes, at most 1 MiB a request
 SHARD_REQUESTS_PER_S = 256.0
-ANSWERS_IN_FLIGHT = 64  # for each protocol, over all peers
+ANSWERS_IN_FLIGHT = 64  # for each protocol, over all peers: until they are made, large ones written
+ANSWERS_PER_PEER = 3  # of those, until they are written
+SMALL_ANSWER_BYTES = 64 * 1024  # what may be held for each peer's share while it reads slowly
 PEERS_TRACKED = 1024
 DISK_THREADS = 8
 
