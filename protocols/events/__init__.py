@@ -8,7 +8,7 @@ and proves it when an author tells two stories. Roles: everybody emits, stores, 
 Event = run, author, seq (0, 1, ...), prev (digest of the author's event before, in this run; the
 run id for seq 0), unix_ms, body. Signed are the exact bytes, domain `event`; digest: `event`.
 
-Gossip: one SignedEvent a message; at most 4 KiB an event, 64 KiB a cut.
+Gossip: one SignedEvent a message; at most 4 KiB an event, 64 KiB a cut of the run's originator.
 
 | request (run, ...)          | answer                          | largest              |
 |-----------------------------|---------------------------------|----------------------|

@@ -61,8 +61,10 @@ class EventLog:
         sign: Signer,
         wall_clock: Callable[[], int],
         rng: random.Random,
+        originator: bytes = b"",
     ) -> None:
-        """wall_clock: unix milliseconds. rng chooses the peers to compare heads with."""
+        """wall_clock: unix milliseconds. rng chooses the peers to compare heads with. originator:
+        of the run, the only one whose cuts may be large."""
         self.dropped_events = 0  # inbox full; anti-entropy brings them
         self._network = network = servers.network
         self._me = identity_peer
@@ -72,6 +74,7 @@ class EventLog:
         self._topic = events_topic(run_id)
         self._journal = Journal(store, run_id)
         self._chains = self._journal.chains
+        self._chains.originator = originator
         self._client = Client(network, PROTOCOL, responses)
         self._sync = Sync(network, self._client, self._journal, wall_clock)
         self._arrived, self._inbox = trio.open_memory_channel[tuple[PeerId, Stored]](INBOX_EVENTS)
