@@ -12,6 +12,7 @@ MIB = 1024 * 1024
 FRAME_MAX_BYTES = 4 * MIB  # one frame: checked before its body is read
 DATA_FRAME_BYTES = MIB // 4  # attached bodies travel in raw frames of exactly this, but the last
 ATTACHMENT_MAX_BYTES = 256 * MIB
+PIECE_WITHIN_S = 5.0  # so long a data frame waits for the upload allowance at most: under IDLE_S
 IDLE_S = 10.0  # no byte for this long within a message: the stream is reset
 MIN_BYTES_PER_S = 32_000  # 256 kbit/s over the whole message
 READ_BYTES = 256 * 1024  # small reads cost twice the CPU on Noise + Yamux

@@ -42,6 +42,7 @@ from primed.protocols.rpc import (
     Refused,
     RequestHead,
     ResponseHead,
+    refuse_unless_soon,
     request_heads,
     send_file,
 )
@@ -150,7 +151,7 @@ class Server(Generic[T]):
             if len(data) <= SMALL_ANSWER_BYTES:
                 await frames.write(data)
             if attach is not None:
-                await send_file(frames, *attach)
+                await send_file(frames, *attach, self._network.uploads)
         return attachment.remaining_bytes == 0
 
     async def _answered(
@@ -158,6 +159,8 @@ class Server(Generic[T]):
     ) -> tuple[ResponseHead, tuple[Path, int] | None]:
         try:
             reply = await self._answer(peer, message, attachment)
+            if reply.attach:
+                refuse_unless_soon(self._network.uploads, reply.attach[1])
         except Refused as refusal:
             detail, retry_ms = refusal.detail[:200], refusal.retry_after_ms
             return ResponseHead(head.id, refusal.code, retry_ms, detail, 0, NO_BODY), None
