@@ -2,8 +2,8 @@
 
 A request frame is a RequestHead, a response frame a ResponseHead with the same id; the body inside
 is one message of the protocol. Either may announce `attached_bytes`: raw frames of exactly
-DATA_FRAME_BYTES (the last one shorter) that follow at once, so that big files never sit in memory; they wait for
-the upload allowance (`p2p.uploads`).
+DATA_FRAME_BYTES (the last one shorter) that follow, so that big files never sit in memory; each
+waits for the upload allowance (`p2p.uploads`).
 On one stream requests are answered in order, one at a time; `protocols.client` keeps a small pool
 of streams a peer, `protocols.server` answers. Codes and their meaning:
 

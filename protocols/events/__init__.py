@@ -14,7 +14,7 @@ Gossip: one SignedEvent a message; at most 4 KiB an event, 64 KiB a cut of the r
 |-----------------------------|---------------------------------|----------------------|
 | get_heads(summary)          | heads: all heads and voids; empty if the summary is the same | 4,096 each |
 | get_head(author)            | heads: one or none              | 1                    |
-| get_range(author, start, n) | events start ...; fewer where the chain ends | 256 events, 1 MiB |
+| get_range(author, start, n) | events start ...; fewer where the chain or the upload cap ends | 256 events, 1 MiB |
 | get_proof(author)           | equivocation: two events        | 128 KiB              |
 
 Sequence. Emit: append to the store and sync, then gossip. Receive: validate, append in chain order

@@ -33,12 +33,16 @@ from primed.protocols.events.store import EventStore
 from primed.protocols.events.sync import Recovery, Sync
 from primed.protocols.events.validation import validate_message
 from primed.protocols.limits import (
+    ANSWER_WITHIN_S,
     ANTI_ENTROPY_S,
     BRANCH_PEERS,
+    EVENT_MAX_BYTES,
     INBOX_EVENTS,
+    PIECE_WITHIN_S,
     RANGE_EVENTS,
     RANGE_MAX_BYTES,
     RECOVER_HEAD_S,
+    SMALL_ANSWER_BYTES,
     VISIT_MAX_S,
 )
 from primed.protocols.rpc import Attachment, Refused
@@ -228,18 +232,28 @@ class EventLog:
             return Reply(Heads(tuple(heads), ()))
         if isinstance(message, GetRange):
             found = await self._journal.read(message.author, message.start, message.count)
-            return Reply(Range(_within_bytes(found)))
+            return Reply(Range(await self._within_cap(found)))
         if message.author not in self._chains.proofs:
             raise Refused("not_found", "no proof against this author")
         return Reply(self._chains.proofs[message.author][1])
 
+    async def _within_cap(self, events: list[SignedEvent]) -> tuple[SignedEvent, ...]:
+        """As many as one answer may hold, and the upload allowance lets pass soon; few pass free,
+        and in quiet hours."""
+        uploads = self._network.uploads
+        most = min(RANGE_MAX_BYTES, ANSWER_WITHIN_S * uploads.cap_bytes_per_s)
+        found = _within(events, SMALL_ANSWER_BYTES if uploads.why_not()[0] else most)
+        if (size_bytes := sum(len(signed.event) for signed in found)) > EVENT_MAX_BYTES:
+            await trio.sleep(min(uploads.reserve(size_bytes), PIECE_WITHIN_S))
+        return found
 
-def _within_bytes(events: list[SignedEvent]) -> tuple[SignedEvent, ...]:
-    """As many of the events as fit into one answer, at least one."""
+
+def _within(events: list[SignedEvent], most_bytes: float) -> tuple[SignedEvent, ...]:
+    """As many of the events as fit into this, at least one."""
     total, count = 0, 0
     for signed in events:
         total += len(signed.event)
-        if count and total > RANGE_MAX_BYTES:
+        if count and total > most_bytes:
             break
         count += 1
     return tuple(events[:count])
