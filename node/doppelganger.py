@@ -2,10 +2,10 @@
 
 Two daemons with one key would sign two events with one sequence number, which is punished as fraud.
 So a daemon that starts shows its record to its peers and asks for records of its own key that
-another session signed (`protocols.hello`). A record that is *refreshed* between two answers of one
-peer proves that the other session lives, whatever the clocks say. A record that is not refreshed
-for a lease belongs to a session that has ended. Sessions of this data directory on this machine
-(`node.sessions`) need no such wait after a crash.
+another session signed (`protocols.hello`). Peers may show what they kept of sessions that have ended.
+Only a record that *names our session* proves that the other one lived when ours did, whatever the
+clocks say; any other makes us wait for a lease at most, within which the living name whom they are
+shown. Sessions of this data directory on this machine (`node.sessions`) mean nothing.
 
 Who gives way: a session that is still starting, to one that has begun; of two that are starting the
 one with the larger session number; of two that have begun (they could not see each other) the later.
@@ -14,6 +14,7 @@ one with the larger session number; of two that have begun (they could not see e
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import structlog
@@ -24,7 +25,7 @@ from primed.node.waits import Waits
 from primed.p2p import peerid
 from primed.p2p.errors import RemoteError, UserError
 from primed.protocols.hello import Hello, NodeRecord
-from primed.protocols.limits import LEASE_S
+from primed.protocols.limits import LEASE_S, SESSIONS_NAMED
 
 EXIT_DUPLICATE = 4
 ASK_AGAIN_S = 1.0
@@ -36,43 +37,53 @@ Outcome = Literal["clear", "waiting", "give way", "other gives way"]
 _log = structlog.get_logger("primed.doppelganger")
 
 
+@dataclass
+class _Seen:
+    """Of one session: until when it may still prove that it lives, and its newest proof."""
+
+    wait_until: float
+    sequence: int = -1
+
+
 class Doubles:
     """What is known of other sessions of our key. Pure: times are passed in."""
 
     def __init__(self, session: bytes, former: Collection[bytes], lease_s: float = LEASE_S) -> None:
         """former: sessions of this data directory on this machine, which have ended."""
         self.since_unix_ms = 0  # when we began to act; 0: starting
-        self.living: NodeRecord | None = None  # the other session that was refreshed last
+        self.living: NodeRecord | None = None  # of the other session that named ours last
         self._living_until = 0.0
         self._session = session
         self._former = frozenset(former)
         self._lease_s = lease_s
-        self._seen: dict[tuple[bytes, bytes], int] = {}  # (who told, session) -> sequence
-        self._wait_until = 0.0
+        self._seen: dict[bytes, _Seen] = {}  # by session, the one shown last at the end
 
-    def saw(self, teller: bytes, record: NodeRecord, now: float) -> None:
-        """A peer showed a record of our key by another session."""
-        if record.session == self._session:
-            return
-        key = (teller, record.session)
-        known = self._seen.pop(key, None)
-        self._seen[key] = max(known or 0, record.sequence)
-        if known is None:
-            if record.session not in self._former:
-                self._wait_until = now + self._lease_s
-        elif record.sequence > known:
+    @property
+    def named(self) -> tuple[bytes, ...]:
+        """The sessions that our record is to name."""
+        return tuple(self._seen)[-SESSIONS_NAMED:]
+
+    def saw(self, record: NodeRecord, now: float) -> bool:
+        """A peer showed a record of our key. Whether it is the first one of another session."""
+        if record.session == self._session or record.session in self._former:
+            return False
+        known = self._seen.pop(record.session, None)
+        seen = self._seen[record.session] = known or _Seen(now + self._lease_s)
+        if self._session in record.others and record.sequence > seen.sequence:
+            seen.sequence = record.sequence
             self.living, self._living_until = record, now + self._lease_s
         if len(self._seen) > SIGHTINGS_MAX:
             del self._seen[next(iter(self._seen))]
+        return known is None
 
     def outcome(self, now: float) -> Outcome:
         if self.living is None or now > self._living_until:
-            return "waiting" if now < self._wait_until else "clear"
+            return "waiting" if self.left_s(now) else "clear"
         return "give way" if self._is_earlier(self.living) else "other gives way"
 
     def left_s(self, now: float) -> float:
         """How long it may take until the other session counts as ended."""
-        return max(0.0, self._wait_until - now)
+        return max([0.0, *(seen.wait_until - now for seen in self._seen.values())])
 
     def _is_earlier(self, other: NodeRecord) -> bool:
         if self.since_unix_ms and other.since_unix_ms:
@@ -105,8 +116,9 @@ class Doppelganger:
         self._found = trio.Event()
         hello.on_other_session(self._saw)
 
-    def _saw(self, teller: bytes, record: NodeRecord) -> None:
-        self._doubles.saw(teller, record, trio.current_time())
+    def _saw(self, record: NodeRecord) -> None:
+        if self._doubles.saw(record, trio.current_time()):
+            self._hello.announce()  # names it
         outcome = self._doubles.outcome(trio.current_time())
         if outcome == "give way":
             self._found.set()

@@ -93,6 +93,7 @@ class Joining:
             expires_unix_ms=now + int(RECORD_LIFE_S * 1000),
             session=self._session,
             since_unix_ms=self._doubles.since_unix_ms,
+            others=self._doubles.named,
         )
 
     def _on_record(self, record: NodeRecord) -> None:

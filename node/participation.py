@@ -88,7 +88,8 @@ class Participation:
         servers, sign = services.servers, services.identity.sign
         rng = random.Random(self.me)
         self.events = EventLog(
-            servers, services.store.events, run.run_id, self.me, sign, services.wall_clock, rng
+            *(servers, services.store.events, run.run_id, self.me, sign, services.wall_clock, rng),
+            originator=run.spec.originator,
         )
         self.ledger = LedgerKeeper(
             run, services.store, self.changes, services.problems, self.events.branch

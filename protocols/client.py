@@ -187,7 +187,7 @@ class Client(Generic[T]):
                 encode(RequestHead(request_id, size_bytes, Raw(encode(call.message))))
             )
             if call.attach:
-                await send_file(frames, *call.attach)
+                await send_file(frames, *call.attach, self._network.uploads)
             data = await frames.read(self._frame_max_bytes, first_byte_s=call.wait_s)
         except RemoteError as error:
             if reused and not error.penalty:

@@ -2,7 +2,8 @@
 
 A request frame is a RequestHead, a response frame a ResponseHead with the same id; the body inside
 is one message of the protocol. Either may announce `attached_bytes`: raw frames of exactly
-DATA_FRAME_BYTES (the last one shorter) that follow at once, so that big files never sit in memory.
+DATA_FRAME_BYTES (the last one shorter) that follow, so that big files never sit in memory; each
+waits for the upload allowance (`p2p.uploads`).
 On one stream requests are answered in order, one at a time; `protocols.client` keeps a small pool
 of streams a peer, `protocols.server` answers. Codes and their meaning:
 
@@ -12,6 +13,7 @@ too_old (pruned here, or an older protocol version) · denied (not for you, ever
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
@@ -21,9 +23,15 @@ from msgspec import Meta, Raw, Struct
 from msgspec.msgpack import Decoder
 
 from primed.p2p.errors import HIGH, LocalError, RemoteError
+from primed.p2p.uploads import Uploads
 from primed.protocols.disk import on_disk
 from primed.protocols.framing import Framed, time_for
-from primed.protocols.limits import ATTACHMENT_MAX_BYTES, DATA_FRAME_BYTES, MIN_BYTES_PER_S
+from primed.protocols.limits import (
+    ATTACHMENT_MAX_BYTES,
+    DATA_FRAME_BYTES,
+    MIN_BYTES_PER_S,
+    PIECE_WITHIN_S,
+)
 
 Code = Literal["ok", "bad_request", "not_found", "busy", "too_old", "denied"]
 RequestId = Annotated[int, Meta(ge=0, le=2**32 - 1)]
@@ -99,8 +107,18 @@ async def read_to_file(attachment: Attachment, path: Path) -> None:
         file.close()
 
 
-async def send_file(frames: Framed, path: Path, size_bytes: int) -> None:
-    """Send exactly size_bytes of a file as data frames. Raises LocalError if it is shorter."""
+def refuse_unless_soon(uploads: Uploads, size_bytes: int) -> None:
+    """Raises Refused where the upload allowance would keep an attachment's reader waiting."""
+    reason, wait_s = uploads.why_not()
+    if not reason and min(size_bytes, DATA_FRAME_BYTES) / uploads.cap_bytes_per_s > PIECE_WITHIN_S:
+        reason, wait_s = "the upload cap is too low for a file of this size", math.inf
+    if reason:
+        raise Refused("busy", reason, retry_after_ms=int(1000 * min(wait_s, 600)))
+
+
+async def send_file(frames: Framed, path: Path, size_bytes: int, uploads: Uploads) -> None:
+    """Send exactly size_bytes of a file as data frames, each when the upload allowance lets it, or
+    before its reader would give up. Raises LocalError if the file is shorter."""
     file = await on_disk(path.open, "rb")
     try:
         left = size_bytes
@@ -108,6 +126,7 @@ async def send_file(frames: Framed, path: Path, size_bytes: int) -> None:
             data = await on_disk(file.read, min(DATA_FRAME_BYTES, left))
             if len(data) != min(DATA_FRAME_BYTES, left):
                 raise LocalError(f"{path.name} is shorter than {size_bytes} bytes")
+            await trio.sleep(min(uploads.reserve(len(data)), PIECE_WITHIN_S))
             await frames.write(data)
             left -= len(data)
     finally:

@@ -3,7 +3,8 @@
 `answer(peer, message, attachment)` returns a Reply or raises Refused; a RemoteError from it is
 answered with bad_request and charged to the peer; any other exception is ours and ends the stream
 at the host's border. A peer that asks too often waits (token bucket), it is not told off; and all
-peers together wait for one more bucket, which all servers of a network share.
+peers together wait for one more bucket, which all servers of a network share. A peer that reads its
+answers slowly holds its own share of places.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from primed.protocols.limits import (
     ALL_REQUESTS_BURST,
     ALL_REQUESTS_PER_S,
     ANSWERS_IN_FLIGHT,
+    ANSWERS_PER_PEER,
     PEERS_TRACKED,
     REQUESTS_BURST,
     REQUESTS_PER_S,
+    SMALL_ANSWER_BYTES,
     STREAM_IDLE_S,
     STREAMS_PER_PEER,
 )
@@ -39,6 +42,7 @@ from primed.protocols.rpc import (
     Refused,
     RequestHead,
     ResponseHead,
+    refuse_unless_soon,
     request_heads,
     send_file,
 )
@@ -104,6 +108,7 @@ class Server(Generic[T]):
         self._attachment_max_bytes = attachment_max_bytes
         self._burst, self._per_s = burst, per_s
         self._streams: Counter[PeerId] = Counter()
+        self._shares: dict[PeerId, trio.CapacityLimiter] = {}  # of peers with streams
         self._buckets: OrderedDict[PeerId, TokenBucket] = OrderedDict()
         self._in_flight = trio.CapacityLimiter(ANSWERS_IN_FLIGHT)
         network.handle(protocol, self._serve)
@@ -115,6 +120,7 @@ class Server(Generic[T]):
             self._network.penalise(peer, LOW, "too many streams of one protocol")
             return
         self._streams[peer] += 1
+        self._shares.setdefault(peer, trio.CapacityLimiter(ANSWERS_PER_PEER))
         try:
             while data := await frames.read(self._frame_max_bytes, first_byte_s=STREAM_IDLE_S):
                 await self._pace(peer)
@@ -127,7 +133,7 @@ class Server(Generic[T]):
         finally:
             self._streams[peer] -= 1
             if not self._streams[peer]:
-                del self._streams[peer]
+                del self._streams[peer], self._shares[peer]
 
     async def _respond(self, frames: Framed, data: bytes) -> bool:
         """Answer one request; whether the stream is still in step for the next."""
@@ -136,11 +142,16 @@ class Server(Generic[T]):
             raise RemoteError("attachment too large", peer=frames.peer, penalty=MID)
         attachment = Attachment(frames, head.attached_bytes)
         message = decode(self._requests, head.body, frames.peer)
-        async with self._in_flight:
-            response, attach = await self._answered(frames.peer, head, message, attachment)
-            await frames.write(encode(response))
+        async with self._shares[frames.peer]:
+            async with self._in_flight:
+                response, attach = await self._answered(frames.peer, head, message, attachment)
+                data = encode(response)
+                if len(data) > SMALL_ANSWER_BYTES:  # places bound the memory of slow readers
+                    await frames.write(data)
+            if len(data) <= SMALL_ANSWER_BYTES:
+                await frames.write(data)
             if attach is not None:
-                await send_file(frames, *attach)
+                await send_file(frames, *attach, self._network.uploads)
         return attachment.remaining_bytes == 0
 
     async def _answered(
@@ -148,6 +159,8 @@ class Server(Generic[T]):
     ) -> tuple[ResponseHead, tuple[Path, int] | None]:
         try:
             reply = await self._answer(peer, message, attachment)
+            if reply.attach:
+                refuse_unless_soon(self._network.uploads, reply.attach[1])
         except Refused as refusal:
             detail, retry_ms = refusal.detail[:200], refusal.retry_after_ms
             return ResponseHead(head.id, refusal.code, retry_ms, detail, 0, NO_BODY), None

@@ -81,7 +81,8 @@ class Database:
             try:
                 yield
             except BaseException:
-                if self._depth == 1:
+                # SQLite itself rolls back on SQLITE_FULL and the like
+                if self._depth == 1 and self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
             else:

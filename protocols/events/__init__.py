@@ -8,18 +8,19 @@ and proves it when an author tells two stories. Roles: everybody emits, stores, 
 Event = run, author, seq (0, 1, ...), prev (digest of the author's event before, in this run; the
 run id for seq 0), unix_ms, body. Signed are the exact bytes, domain `event`; digest: `event`.
 
-Gossip: one SignedEvent a message; at most 4 KiB an event, 64 KiB a cut.
+Gossip: one SignedEvent a message; at most 4 KiB an event, 64 KiB a cut of the run's originator.
 
 | request (run, ...)          | answer                          | largest              |
 |-----------------------------|---------------------------------|----------------------|
 | get_heads(summary)          | heads: all heads and voids; empty if the summary is the same | 4,096 each |
 | get_head(author)            | heads: one or none              | 1                    |
-| get_range(author, start, n) | events start ...; fewer where the chain ends | 256 events, 1 MiB |
+| get_range(author, start, n) | events start ...; fewer where the chain or the upload cap ends | 256 events, 1 MiB |
 | get_proof(author)           | equivocation: two events        | 128 KiB              |
 
 Sequence. Emit: append to the store and sync, then gossip. Receive: validate, append in chain order
 (an early event waits: 64 an author, 2,048 in all), then tell the daemon. On connect, and every 3 s
-with a random connected peer, compare heads and fetch ranges. At start a node asks two peers for its
+with a random connected peer, compare heads and fetch ranges, one of each author in turn; after 10 s
+(60 s at most) with one peer it is the next one's turn. At start a node asks two peers for its
 own head (10 s): ahead of the store = adopt, continue after it; nobody answers = the store counts.
 
 Validation (pure: `validation`), of gossip and of ranges alike

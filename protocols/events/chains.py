@@ -17,6 +17,7 @@ from primed.verify.statements import Head
 class Chains:
     def __init__(self, run: bytes) -> None:
         self.run = run
+        self.originator = b""  # of the run: whose cuts may be large; b"": nobody's
         self.proofs: dict[bytes, tuple[int, Equivocation]] = {}  # author -> (seq, proof)
         self._digests: dict[bytes, bytearray] = {}
         self._pending: dict[bytes, dict[int, Stored]] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -33,13 +34,17 @@ from primed.protocols.events.store import EventStore
 from primed.protocols.events.sync import Recovery, Sync
 from primed.protocols.events.validation import validate_message
 from primed.protocols.limits import (
+    ANSWER_WITHIN_S,
     ANTI_ENTROPY_S,
     BRANCH_PEERS,
+    EVENT_MAX_BYTES,
     INBOX_EVENTS,
+    PIECE_WITHIN_S,
     RANGE_EVENTS,
     RANGE_MAX_BYTES,
     RECOVER_HEAD_S,
-    SYNC_S,
+    SMALL_ANSWER_BYTES,
+    VISIT_MAX_S,
 )
 from primed.protocols.rpc import Attachment, Refused
 from primed.protocols.server import Reply
@@ -61,8 +66,10 @@ class EventLog:
         sign: Signer,
         wall_clock: Callable[[], int],
         rng: random.Random,
+        originator: bytes = b"",
     ) -> None:
-        """wall_clock: unix milliseconds. rng chooses the peers to compare heads with."""
+        """wall_clock: unix milliseconds. rng chooses the peers to compare heads with. originator:
+        of the run, the only one whose cuts may be large."""
         self.dropped_events = 0  # inbox full; anti-entropy brings them
         self._network = network = servers.network
         self._me = identity_peer
@@ -72,10 +79,12 @@ class EventLog:
         self._topic = events_topic(run_id)
         self._journal = Journal(store, run_id)
         self._chains = self._journal.chains
+        self._chains.originator = originator
         client = servers.client(PROTOCOL, responses)
         self._sync = Sync(network, client, self._journal, wall_clock)
         self._arrived, self._inbox = trio.open_memory_channel[tuple[PeerId, Stored]](INBOX_EVENTS)
-        self._to_sync, self._sync_queue = trio.open_memory_channel[PeerId](SYNC_QUEUE)
+        self._to_visit: dict[PeerId, None] = {}  # each peer once, in the order they came
+        self._visit = trio.Event()
         servers.serve(PROTOCOL, requests, run_id, self._answer)
         network.on_peer(self._on_peer)
 
@@ -188,10 +197,9 @@ class EventLog:
             self._ask_soon(peer)
 
     def _ask_soon(self, peer: PeerId) -> None:
-        try:
-            self._to_sync.send_nowait(peer)
-        except trio.WouldBlock:
-            pass  # enough to do; the tick comes round to it
+        if len(self._to_visit) < SYNC_QUEUE:  # else enough to do; the tick comes round to it
+            self._to_visit.setdefault(peer)
+            self._visit.set()
 
     async def _tick(self) -> None:
         while True:
@@ -200,19 +208,23 @@ class EventLog:
                 self._ask_soon(self._rng.choice(peers))
 
     async def _sync_loop(self) -> None:
-        async for peer in self._sync_queue:
-            await self._compare(peer)
+        while True:
+            await self._visit.wait()
+            while self._to_visit:
+                peer = next(iter(self._to_visit))
+                del self._to_visit[peer]
+                await self._compare(peer)
+            self._visit = trio.Event()
 
     async def _compare(self, peer: PeerId) -> None:
         def whom() -> str:
             return f"what peer {peerid.short(peer)} has"
 
         name = f"events of run {self._chains.run.hex()[:8]}"
-        with self._network.waits.named(name, whom, SYNC_S), trio.move_on_after(SYNC_S):
-            try:
-                await self._sync.with_peer(peer)
-            except RemoteError:
-                pass  # charged where it was found; the next tick asks another peer
+        wait = self._network.waits.named(name, whom, VISIT_MAX_S)
+        with suppress(RemoteError), wait, trio.move_on_after(VISIT_MAX_S):  # charged where found
+            if not await self._sync.with_peer(peer):
+                self._ask_soon(peer)
 
     # ---- answers
 
@@ -226,18 +238,28 @@ class EventLog:
             return Reply(Heads(tuple(heads), ()))
         if isinstance(message, GetRange):
             found = await self._journal.read(message.author, message.start, message.count)
-            return Reply(Range(_within_bytes(found)))
+            return Reply(Range(await self._within_cap(found)))
         if message.author not in self._chains.proofs:
             raise Refused("not_found", "no proof against this author")
         return Reply(self._chains.proofs[message.author][1])
 
+    async def _within_cap(self, events: list[SignedEvent]) -> tuple[SignedEvent, ...]:
+        """As many as one answer may hold, and the upload allowance lets pass soon; few pass free,
+        and in quiet hours."""
+        uploads = self._network.uploads
+        most = min(RANGE_MAX_BYTES, ANSWER_WITHIN_S * uploads.cap_bytes_per_s)
+        found = _within(events, SMALL_ANSWER_BYTES if uploads.why_not()[0] else most)
+        if (size_bytes := sum(len(signed.event) for signed in found)) > EVENT_MAX_BYTES:
+            await trio.sleep(min(uploads.reserve(size_bytes), PIECE_WITHIN_S))
+        return found
 
-def _within_bytes(events: list[SignedEvent]) -> tuple[SignedEvent, ...]:
-    """As many of the events as fit into one answer, at least one."""
+
+def _within(events: list[SignedEvent], most_bytes: float) -> tuple[SignedEvent, ...]:
+    """As many of the events as fit into this, at least one."""
     total, count = 0, 0
     for signed in events:
         total += len(signed.event)
-        if count and total > RANGE_MAX_BYTES:
+        if count and total > most_bytes:
             break
         count += 1
     return tuple(events[:count])

@@ -6,6 +6,7 @@ not validate, or promises heads it cannot show, is charged and left. Called by `
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ from primed.protocols.events.messages import (
     Void,
 )
 from primed.protocols.events.validation import linked_events, validate_event
-from primed.protocols.limits import RANGE_EVENTS, RECOVER_HEAD_PEERS
+from primed.protocols.limits import RANGE_EVENTS, RECOVER_HEAD_PEERS, VISIT_S
 from primed.verify.statements import Head
 
 ONE_MORE_S = 1.0  # after the first answer about our own head, how long to wait for another peer
@@ -65,16 +66,21 @@ class Sync:
         self._chains = journal.chains
         self._wall_clock = wall_clock
 
-    async def with_peer(self, peer: PeerId) -> None:
-        """Learn all that the peer has and we have not. Raises RemoteError (charged)."""
+    async def with_peer(self, peer: PeerId) -> bool:
+        """Learn what the peer has and we have not, a range of each author in turn; whether that is
+        all of it: after VISIT_S others have their turn. Raises RemoteError (charged)."""
+        until = trio.current_time() + VISIT_S
         message = GetHeads(self._chains.run, self._chains.summary())
         answer = await self._client.request(peer, message)
         if not isinstance(answer, Heads):
             raise self._charged(peer, MID, "wrong answer")
-        for void in answer.voids:
-            await self._learn_void(peer, void)
-        for head in answer.heads:
-            await self._learn_head(peer, head)
+        voids, heads = deque(answer.voids), deque(answer.heads)
+        while (voids or heads) and trio.current_time() < until:
+            if voids:
+                await self._learn_void(peer, voids.popleft())
+            elif await self._learns_more(peer, head := heads.popleft()):
+                heads.append(head)
+        return not voids and not heads
 
     async def branch(self, peer: PeerId, head: Head, start: int, prev: bytes) -> list[Stored]:
         """Events start..head.seq if the peer has them and they lead from `prev` to this head; else
@@ -115,22 +121,24 @@ class Sync:
             if not isinstance(answer, Heads):
                 raise self._charged(peer, MID, "wrong answer")
             for head in answer.heads:
-                if head.author == author:
-                    await self._learn_head(peer, head)
+                while head.author == author and await self._learns_more(peer, head):
+                    pass
         except RemoteError:
             return False
         return True
 
-    async def _learn_head(self, peer: PeerId, head: Head) -> None:
-        """Fetch up to the peer's head, or to where a proof ends the author's chain."""
+    async def _learns_more(self, peer: PeerId, head: Head) -> bool:
+        """Fetch a range towards the peer's head, or to where a proof ends the author's chain;
+        whether to go on."""
         last = self._chains.last_valid(head.author, head.seq)
         if last < 0 or self._chains.is_full_for(head.author):
-            return
+            return False
         known = self._chains.digest_at(head.author, last)
         if known is None:
-            await self._fetch_to(peer, head.author, last)
-        elif last == head.seq and known != head.digest:
+            return await self._fetch_towards(peer, head.author, last)
+        if last == head.seq and known != head.digest:
             await self._compare(peer, head.author, last)
+        return False
 
     async def _learn_void(self, peer: PeerId, void: Void) -> None:
         if self._chains.is_void(void.author, void.seq):
@@ -139,17 +147,14 @@ class Sync:
         if not isinstance(answer, Equivocation) or not await self._journal.convict(answer):
             raise self._charged(peer, HIGH, "no proof of equivocation")
 
-    async def _fetch_to(self, peer: PeerId, author: bytes, last: int) -> None:
-        while (start := self._chains.next_seq(author)) <= last:
-            count = min(RANGE_EVENTS, last - start + 1)
-            fetched = await self._range(peer, author, start, count)
-            if not fetched:
-                return
-            if await self._journal.admit(fetched):
-                await self._find_fork(peer, author)
-                return
-            if self._chains.next_seq(author) == start:
-                return
+    async def _fetch_towards(self, peer: PeerId, author: bytes, last: int) -> bool:
+        """Whether that brought us on, and not to the end."""
+        start = self._chains.next_seq(author)
+        fetched = await self._range(peer, author, start, min(RANGE_EVENTS, last - start + 1))
+        if await self._journal.admit(fetched):
+            await self._find_fork(peer, author)
+            return False
+        return start < self._chains.next_seq(author) <= last
 
     async def _find_fork(self, peer: PeerId, author: bytes) -> None:
         """The peer's next event does not follow ours: then its event before differs from ours."""

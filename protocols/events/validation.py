@@ -59,8 +59,9 @@ def validate_event(chains: Chains, now_unix_ms: int, signed: SignedEvent) -> Out
         event = decode(events, signed.event)
     except RemoteError as error:
         return _reject(error.reason)  # REJECT
-    if len(signed.event) > EVENT_MAX_BYTES and not isinstance(event.body, Cut):
-        return _reject("event too large")  # REJECT: only cuts may exceed 4 KiB
+    is_cut = isinstance(event.body, Cut) and event.author == chains.originator
+    if len(signed.event) > EVENT_MAX_BYTES and not is_cut:
+        return _reject("event too large")  # REJECT: only the originator's cuts may exceed 4 KiB
     if event.run != chains.run:
         return _reject("event of another run")  # REJECT
     stored = Stored(signed, event, event_digest(signed.event))

@@ -16,11 +16,13 @@ Messages (msgpack arrays in frames; see `protocols.rpc` for the envelope)
 Sequence. On connect each side may greet; one exchange informs both. Records are exchanged again
 every 60 s and when ours has changed; a failed greeting is repeated after 5 s while connected.
 
-Doubles. A record names its session, a random number new at each start. An answer to `greet` shows
-the newest record of another session of the asker's key, if that came within a lease (75 s): only
-the key itself can have signed it. A session that sees another one refreshed is one of two machines
-with one key; the later one ends before it signs anything (node.doppelganger). A second session
-makes the receiver greet that peer at once, so that the first one shows that it lives.
+Doubles. A record names its session, a random number new at each start, and the other sessions of
+its key that were lately shown to it. An answer to `greet` shows the newest record of another session
+of the asker's key, if that came within a lease (75 s): only the key itself can have signed it, but a
+peer may have kept it. So it proves that the other session lives only if it names the asker's session,
+which nobody could know before that began. Who is shown a new session greets all peers at once, and so
+names it. Two that live are two machines with one key; the later one ends before it signs anything
+(node.doppelganger). A second session makes the receiver greet that peer at once.
 
 Validation
 - REJECT (charged; bad_request, or a reset stream if malformed): malformed; a record about another

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.msgpack import Decoder
 
-from primed.protocols.limits import RECORD_MAX_BYTES, RUNS_LISTED
+from primed.protocols.limits import RECORD_MAX_BYTES, RUNS_LISTED, SESSIONS_NAMED
 from primed.verify.runspec import Count, Digest, Peer, Role, Signature, SignedRun
 
 Address = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -32,6 +32,7 @@ class NodeRecord(_Message, frozen=True):
     expires_unix_ms: Count
     session: Session = bytes(16)
     since_unix_ms: Count = 0  # when the session began to act; 0: it still looks for its double
+    others: Annotated[tuple[Session, ...], Meta(max_length=SESSIONS_NAMED)] = ()  # of this key
 
 
 class SignedRecord(_Message, frozen=True):

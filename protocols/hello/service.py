@@ -64,7 +64,7 @@ class Hello:
         self.records: OrderedDict[PeerId, NodeRecord] = OrderedDict()
         self.refusals: dict[PeerId, str] = {}
         self._sessions = Sessions()
-        self._other_callbacks: list[Callable[[PeerId, NodeRecord], None]] = []
+        self._other_callbacks: list[Callable[[NodeRecord], None]] = []
         self._network = network
         self._build_record = build_record
         self._sign = sign
@@ -81,9 +81,9 @@ class Hello:
         """Call it with every record that is new or newer than the one known."""
         self._callbacks.append(callback)
 
-    def on_other_session(self, callback: Callable[[PeerId, NodeRecord], None]) -> None:
-        """Call it with (who told, record) when a peer shows a record of our own key that another
-        session signed, not older than a lease."""
+    def on_other_session(self, callback: Callable[[NodeRecord], None]) -> None:
+        """Call it with each record of our own key that a peer shows us as another session's and that
+        has not expired. The peer may have kept it."""
         self._other_callbacks.append(callback)
 
     def announce(self) -> None:
@@ -119,15 +119,17 @@ class Hello:
             raise self._charged(error) from None
 
     def _hear_of_other(self, peer: PeerId, signed: SignedRecord | None) -> None:
-        """Only our own key can have signed it, so nobody can make a double up."""
+        """Only our own key can have signed it; what has expired says nothing."""
         if signed is None:
             return
         try:
             record = open_record(signed, self._network.peer)
         except RemoteError as error:
             raise RemoteError(f"about us: {error.reason}", peer=peer, penalty=MID) from None
+        if not is_news(None, record, self._wall_clock()):
+            return
         for callback in self._other_callbacks:
-            callback(peer, record)
+            callback(record)
 
     async def list_runs(self, peer: PeerId) -> tuple[bytes, ...]:
         """Ids of the runs the peer knows. Raises RemoteError."""

@@ -8,7 +8,7 @@ push; learners, verifiers and caches hold; learners and verifiers fetch from hol
 |----------------------|-----------------------------------------------|-----------------|
 | offer(header)        | wanted, or stored(receipt) if it is here      |                 |
 | put(header) + bytes  | stored(receipt)                               | 256 MiB         |
-| get(run, batch)      | found + bytes, or not_found                   | 256 MiB         |
+| get(run, batch)      | found + bytes, not_found, or busy             | 256 MiB         |
 
 header = run, worker, counter, content digest, Merkle root, size. The receipt is the holder's
 signature (domain `stored`) over all of them but the size, which the digest implies.
@@ -23,6 +23,8 @@ Validation
 - denied: the daemon refuses the worker (excluded); the counter has a committed batch already.
 - busy: the worker's share (64 batches, 1 GiB) or the store (4,096; 16 GiB) is full, or another
   upload of that worker is under way. The daemon makes room with `forget` as batches are used.
+  To `get`: quiet hours, or the upload cap is used up or too low. Puts count towards the cap, too,
+  but go on: they are the worker's own work.
 An uncommitted batch is replaced by a new one under the same counter.
 
 Why offer first: a refusal, or a receipt for what is here already, costs no upload. Why no Merkle

@@ -1,15 +1,16 @@
 """Announcer: who is told of our new leaves, and what they know already. Pure.
 
 Asking what we have is subscribing: from then on the peer is told what we gain, at once for the first
-few times and then at most once in ANNOUNCE_S, until it says that it wants no more, or is gone. What a peer is shown is what we have,
-or, of a payload that we seed, what it is to spread.
+few times and then at most once in ANNOUNCE_S, however often it asks again, until it says that it
+wants no more, or is gone. What a peer is shown is what we have, or, of a payload that we seed, what
+it is to spread.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from primed.protocols.limits import (
@@ -67,11 +68,12 @@ class Announcer:
         if payload in self._seedings:
             shown = Bitmap(payload.leaves)
         mine = self._subscriptions.setdefault(peer, {})
-        mine.pop(payload, None)
+        before = mine.pop(payload, None)
         total = sum(map(len, self._subscriptions.values()))
         is_all = shown.count and shown.is_full
         if len(mine) < SUBSCRIPTIONS_PER_PEER and total < SUBSCRIBERS and not is_all:
-            mine[payload] = _Subscription(Bitmap(shown.count, bytes(shown)), now)
+            told = Bitmap(shown.count, bytes(shown))
+            mine[payload] = replace(before, told=told) if before else _Subscription(told, now)
         return shown
 
     def is_busy(self, now: float) -> bool:

@@ -42,7 +42,6 @@ from primed.protocols.shardcast.store import PayloadStore
 from primed.verify.statements import Payload
 
 TICK_S = 0.25
-TELLING_AT_ONCE = 16  # announcements on their way
 
 Told = Callable[[PeerId, Payload, tuple[int, ...]], Noted]
 
@@ -70,7 +69,7 @@ class Serving:
         self._announcer = Announcer(store.have, rng)
         self._news = trio.Event()
         self._provides = trio.Event()
-        self._telling = trio.CapacityLimiter(TELLING_AT_ONCE)
+        self._telling: dict[PeerId, trio.StrictFIFOLock] = {}  # one announcement to each at a time
         self.sent_bytes = {"streams": 0, "bulk": 0}  # leaves, since the start
         network.on_peer(self._forget_on_disconnect)
 
@@ -160,11 +159,15 @@ class Serving:
     async def _tell(self, news: Announcement) -> None:
         message = Gained(self._run_id, news.payload, news.indexes)
         noted = None
-        async with self._telling:
-            try:
+        line = self._telling.setdefault(news.peer, trio.StrictFIFOLock())
+        try:
+            async with line:
                 noted = await self._client.request(news.peer, message)
-            except RemoteError:
-                pass  # it asks again if it still wants to know
+        except RemoteError:
+            pass  # it asks again if it still wants to know
+        finally:
+            if not line.locked():
+                self._telling.pop(news.peer, None)
         has, is_wanted = (noted.has, noted.is_wanted) if isinstance(noted, Noted) else ((), False)
         asked = set(news.indexes)
         has = tuple(index for index in has if index in asked)

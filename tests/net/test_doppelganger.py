@@ -14,7 +14,8 @@ from primed.node.problems import Problems
 from primed.node.waits import Waits
 from primed.p2p.errors import UserError
 from primed.protocols.hello import Hello, NodeRecord
-from primed.protocols.limits import LEASE_S
+from primed.protocols.hello.messages import SignedRecord
+from primed.protocols.limits import LEASE_S, SESSIONS_NAMED
 
 from .memory_network import Fabric, MemoryNetwork
 from .protocol_samples import NOW_MS
@@ -46,6 +47,7 @@ class Daemon:
             *(self.network.peer, (), (), ("/ip4/192.0.2.7/tcp/1",), (), "", now, now + 3_600_000),
             session=self.session,
             since_unix_ms=self.doubles.since_unix_ms,
+            others=self.doubles.named,
         )
 
     async def run(self) -> None:
@@ -129,25 +131,76 @@ async def test_a_restart_on_the_same_machine_does_not_wait(autojump_clock: trio.
         nursery.cancel_scope.cancel()
 
 
-def record(session: int, sequence: int, since: int = 0) -> NodeRecord:
+async def test_a_peer_that_replays_what_it_kept_ends_nobody(autojump_clock: trio.abc.Clock) -> None:
+    """Records of a former session, and of one that ended on another machine."""
+    async with trio.open_nursery() as nursery:
+        fabric = Fabric(nursery)
+        keeper, old = Daemon(fabric.node(2), 99), Daemon(fabric.node(1), 1)
+        kept: list[SignedRecord] = []
+
+        def keep(record: NodeRecord, signed: SignedRecord, now: float) -> bool:
+            if record.session == old.session:
+                kept.append(signed)
+            return False
+
+        def replay(peer: bytes, session: bytes, now: float) -> SignedRecord | None:
+            kept.append(kept.pop(0))
+            return kept[-1]
+
+        keeper.hello._sessions.observe = keep  # type: ignore[method-assign]
+        nursery.start_soon(keeper.run)
+        fabric.link(old.network, keeper.network)
+        with trio.move_on_after(300):
+            await old.run()
+        fabric.unlink(old.network, keeper.network)
+        assert len(kept) > 5
+        keeper.hello._sessions.other = replay  # type: ignore[method-assign]
+        for session, former, wait_s in ((2, {old.session}, 2), (3, set(), LEASE_S + 2)):
+            kept.sort(key=lambda signed: signed.record)  # as they were signed
+            new = Daemon(fabric.node(1), session, former)
+            fabric.link(new.network, keeper.network)
+            nursery.start_soon(new.run)
+            with trio.fail_after(wait_s):
+                await new.alone.wait()
+            await trio.sleep(600)
+            assert new.ended is None and new.problems.views() == ()
+            fabric.unlink(new.network, keeper.network)
+        nursery.cancel_scope.cancel()
+
+
+def record(
+    session: int, sequence: int, since: int = 0, others: tuple[bytes, ...] = ()
+) -> NodeRecord:
     name = session.to_bytes(16, "big")
-    return NodeRecord(bytes(38), (), (), (), (), "", sequence, 0, session=name, since_unix_ms=since)
+    return NodeRecord(
+        *(bytes(38), (), (), (), (), "", sequence, 0),
+        session=name,
+        since_unix_ms=since,
+        others=others,
+    )
 
 
-async def test_only_a_refreshed_record_proves_that_another_lives() -> None:
-    doubles = Doubles((5).to_bytes(16, "big"), set())
-    doubles.saw(b"one", record(5, 1), 0.0)
-    assert doubles.outcome(0.0) == "clear"  # our own
-    doubles.saw(b"one", record(6, 10, since=1), 0.0)
-    doubles.saw(b"other", record(6, 20, since=1), 1.0)  # newer, but of another teller
-    doubles.saw(b"one", record(6, 10, since=1), 2.0)
+OWN = (5).to_bytes(16, "big")
+
+
+async def test_only_a_record_that_names_us_proves_that_another_lives() -> None:
+    doubles = Doubles(OWN, {(4).to_bytes(16, "big")})
+    assert not doubles.saw(record(5, 1), 0.0)  # our own
+    assert not doubles.saw(record(4, 1, others=(OWN,)), 0.0)  # has ended, whatever it says
+    assert doubles.outcome(0.0) == "clear" and not doubles.named
+    assert doubles.saw(record(6, 10, since=1), 0.0)
+    assert not doubles.saw(record(6, 20, since=1), 1.0)  # newer, and yet it may be old
+    assert doubles.named == ((6).to_bytes(16, "big"),)
     assert doubles.outcome(2.0) == "waiting"
-    assert doubles.outcome(1.0 + LEASE_S) == "clear"
-    doubles.saw(b"one", record(6, 11, since=1), 3.0)
+    assert doubles.outcome(LEASE_S) == "clear"
+    doubles.saw(record(6, 21, since=1, others=(bytes(16), OWN)), 3.0)
     assert doubles.outcome(3.0) == "give way"
-    for number in range(10_000):
-        doubles.saw(b"%d" % number, record(7, 1), 4.0)
-    assert len(doubles._seen) <= 257
+    doubles.saw(record(6, 21, since=1, others=(OWN,)), 50.0)  # the same again
+    doubles.saw(record(6, 20, since=1, others=(OWN,)), 60.0)
+    assert doubles.outcome(4.0 + LEASE_S) == "clear"
+    for number in range(1000):
+        doubles.saw(record(7 + number, 1), 4.0)
+    assert len(doubles._seen) <= 256 and len(doubles.named) == SESSIONS_NAMED
 
 
 @pytest.mark.parametrize(
@@ -163,10 +216,10 @@ async def test_only_a_refreshed_record_proves_that_another_lives() -> None:
     ],
 )
 async def test_who_gives_way(own_since: int, other_since: int, other: int, outcome: str) -> None:
-    doubles = Doubles((5).to_bytes(16, "big"), set())
+    doubles = Doubles(OWN, set())
     doubles.since_unix_ms = own_since
-    doubles.saw(b"one", record(other, 1, other_since), 0.0)
-    doubles.saw(b"one", record(other, 2, other_since), 1.0)
+    doubles.saw(record(other, 1, other_since), 0.0)
+    doubles.saw(record(other, 2, other_since, (OWN,)), 1.0)
     assert doubles.outcome(1.0) == outcome
 
 

@@ -5,19 +5,33 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 import pytest
 import trio
 import trio.testing
 
 from primed.p2p.errors import LocalError
+from primed.p2p.hours import QuietHours
+from primed.p2p.uploads import Uploads
 from primed.protocols.by_run import RunServers
-from primed.protocols.events import EventLog, SignedEvent, event_digest, proven_place
-from primed.protocols.events.messages import Event
+from primed.protocols.disk import inline
+from primed.protocols.events import PROTOCOL, EventLog, SignedEvent, event_digest, proven_place
+from primed.protocols.events.messages import (
+    Event,
+    GetHeads,
+    GetRange,
+    Heads,
+    Range,
+    Request,
+    requests,
+)
 from primed.protocols.framing import encode
+from primed.protocols.rpc import Attachment
+from primed.protocols.server import Reply
 from primed.protocols.topics import events_topic
 from primed.verify.signing import message_to_sign
-from primed.verify.statements import Body, Entry, Skipped, Verdict
+from primed.verify.statements import Body, Entry, Head, Skipped, Verdict
 
 from .memory_network import Fabric, Key, MemoryNetwork
 from .protocol_samples import JOINED, NOW_MS, RUN, MemoryEvents, skipped
@@ -202,3 +216,76 @@ async def test_a_store_that_fails_leaves_the_chain_as_it_was() -> None:
             await a.log.emit(skipped(1))
         a.store.append = works  # type: ignore[method-assign]
         assert (await a.log.emit(skipped(1))).seq == 1
+
+
+async def test_a_peer_whose_chain_never_ends_does_not_keep_others_from_their_turn(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    """It signs one more event whenever it is asked for it, and takes nine seconds for that."""
+    async with trio.open_nursery() as nursery:
+        fabric = Fabric(nursery)
+        honest, late, endless = Node(fabric.node(1)), Node(fabric.node(2)), fabric.node(3)
+        for node in (honest, late):
+            await node.log.load()
+            nursery.start_soon(node.log.run)
+        for counter in range(50):
+            await honest.log.emit(skipped(counter))
+        chain: list[SignedEvent] = []
+
+        async def answer(peer: bytes, message: Request, _: Attachment) -> Reply:
+            if isinstance(message, GetHeads):
+                return Reply(Heads((Head(endless.peer, 2**62, bytes(32)),), ()))
+            assert isinstance(message, GetRange)
+            await trio.sleep(9)
+            prev = event_digest(chain[-1].event) if chain else RUN
+            chain.append(signed_by(endless.key, len(chain), prev, skipped(len(chain))))
+            return Reply(Range((chain[message.start],)))
+
+        RunServers(endless).serve(PROTOCOL, requests, RUN, answer)
+        fabric.link(late.network, endless)
+        await trio.sleep(1)
+        fabric.link(late.network, honest.network)
+        with trio.fail_after(30):
+            await until(lambda: len(late.counters(honest.network.peer)) == 50)
+        heard = len(late.counters(endless.peer))
+        await trio.sleep(60)
+        assert len(late.counters(endless.peer)) > heard  # it has its turn, too
+        assert not late.network.penalties
+        nursery.cancel_scope.cancel()
+
+
+async def test_ranges_keep_to_the_upload_cap_and_go_on_in_quiet_hours(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    def capped(bytes_per_s: float, quiet: str = "") -> Uploads:
+        hours = QuietHours.parse(quiet) if quiet else None
+        noon = datetime(2026, 1, 1, 12)
+        return Uploads(bytes_per_s, hours, clock=trio.current_time, local_time=lambda: noon)
+
+    with inline():
+        async with trio.open_nursery() as nursery:
+            fabric = Fabric(nursery)
+            full, late = Node(fabric.node(1)), Node(fabric.node(2))
+            full.network._uploads = capped(20_000)
+            for node in (full, late):
+                await node.log.load()
+            for counter in range(2000):
+                await full.log.emit(skipped(counter))
+            size_bytes = sum(
+                len(signed.event) for signed in full.store.get(RUN, full.network.peer, 0, 2000)
+            )
+            for node in (full, late):
+                nursery.start_soon(node.log.run)
+            fabric.link(full.network, late.network)
+            began = trio.current_time()
+            with trio.fail_after(size_bytes / 20_000 + 30):
+                await until(lambda: len(late.entries) == 2000)
+            assert trio.current_time() - began > (size_bytes - 64 * 1024) / 20_000 - 1
+            full.network._uploads = capped(20_000, "00:00-23:59")
+            other = Node(fabric.node(3))
+            await other.log.load()
+            nursery.start_soon(other.log.run)
+            fabric.link(full.network, other.network)
+            with trio.fail_after(size_bytes / 10_000):
+                await until(lambda: len(other.entries) == 2000)
+            nursery.cancel_scope.cancel()

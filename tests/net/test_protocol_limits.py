@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from msgspec import Raw
 
 from primed.p2p.errors import RemoteError
 from primed.p2p.network import PeerId
 from primed.protocols import hello, limits, shardcast
 from primed.protocols.client import Client
 from primed.protocols.disk import inline
+from primed.protocols.framing import encode
 from primed.protocols.hello.messages import ListRuns, RunList, requests, responses
 from primed.protocols.hello.records import sign_record
-from primed.protocols.rpc import Attachment
+from primed.protocols.rpc import Attachment, RequestHead
 from primed.protocols.server import Reply, Server
 from primed.protocols.shardcast import messages as wire
 from primed.verify.statements import Payload
@@ -56,6 +58,55 @@ async def test_sixty_four_requests_are_answered_at_a_time_and_the_next_wait(
         assert most == limits.ANSWERS_IN_FLIGHT
         assert trio.current_time() - began == pytest.approx(2.0)
         assert len(server._buckets) == len(others)
+        nursery.cancel_scope.cancel()
+
+
+class Unread:
+    """A stream whose peer asks once and reads no answer."""
+
+    def __init__(self, peer: PeerId) -> None:
+        asked = encode(RequestHead(1, 0, Raw(encode(ListRuns()))))
+        self.peer = peer
+        self._asked = len(asked).to_bytes(4, "big") + asked
+
+    async def read_some(self, max_bytes: int) -> bytes:
+        asked, self._asked = self._asked, b""
+        if not asked:
+            await trio.sleep_forever()
+        return asked
+
+    async def write_all(self, data: bytes) -> None:
+        await trio.sleep_forever()
+
+    async def close(self) -> None: ...
+
+    async def reset(self) -> None: ...
+
+
+@pytest.mark.parametrize(("runs", "peers"), [(1, 100), (256, 20)])
+async def test_peers_that_do_not_read_their_answers_keep_nobody_waiting(
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    runs: int,
+    peers: int,
+) -> None:
+    """Small answers hold no place while they are written, large ones the peer's own share."""
+    monkeypatch.setattr("primed.protocols.server.SMALL_ANSWER_BYTES", 1024)
+
+    async def answer(peer: PeerId, message: object, _: Attachment) -> Reply:
+        return Reply(RunList((bytes(32),) * runs))
+
+    async with trio.open_nursery() as nursery:
+        fabric = Fabric(nursery)
+        node, honest = fabric.node(1), fabric.node(2)
+        server = Server(node, hello.PROTOCOL, requests, answer)
+        for number in range(peers):
+            for _ in range(limits.STREAMS_PER_PEER):
+                nursery.start_soon(server._serve, Unread(Key(100 + number).peer))
+        await trio.sleep(1)
+        fabric.link(node, honest)
+        with trio.fail_after(1):
+            await Client(honest, hello.PROTOCOL, responses).request(node.peer, ListRuns())
         nursery.cancel_scope.cancel()
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from primed.p2p.errors import RemoteError
+from primed.p2p.hours import QuietHours
+from primed.p2p.uploads import Uploads
 from primed.protocols import limits
 from primed.protocols.by_run import RunServers
 from primed.protocols.client import Client
+from primed.protocols.disk import inline
+from primed.protocols.limits import MIN_BYTES_PER_S
 from primed.protocols.rollouts import PROTOCOL, BatchHeader, Rollouts
 from primed.protocols.rollouts import messages as wire
 from primed.protocols.rollouts import store as rollout_store
@@ -222,3 +229,45 @@ async def test_evidence_is_served_by_commitment(tmp_path: Path) -> None:
             await client.get(verifier.network.peer, RUN, b"e" * 32)
         with pytest.raises(RemoteError, match="another commitment"):
             await client.get(verifier.network.peer, RUN, b"d" * 32)
+
+
+async def test_batches_keep_to_the_upload_cap_and_quiet_hours(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    def capped(bytes_per_s: float, quiet: str = "") -> Uploads:
+        hours = QuietHours.parse(quiet) if quiet else None
+        noon = datetime(2026, 1, 1, 12)
+        return Uploads(bytes_per_s, hours, clock=trio.current_time, local_time=lambda: noon)
+
+    with inline():
+        async with trio.open_nursery() as nursery:
+            fabric = Fabric(nursery)
+            worker, holder, asker = (Node(fabric.node(n), tmp_path / str(n)) for n in (1, 2, 3))
+            fabric.link_all()
+            path, size_bytes = a_batch(tmp_path, 3_000_000), 3_000_000
+            batch = content_digest(path.read_bytes())
+            worker.network._uploads = capped(10_000, "00:00-23:59")  # our own work goes on
+            began = trio.current_time()
+            await worker.push(holder, path)
+            assert 3_000_000 / 60_000 < trio.current_time() - began < 3_000_000 / MIN_BYTES_PER_S
+
+            async def fetch() -> float:
+                began = trio.current_time()
+                await asker.rollouts.fetch(holder.network.peer, batch, size_bytes)
+                await asker.rollouts.forget(batch)
+                return trio.current_time() - began
+
+            holder.network._uploads = capped(100_000)
+            assert 25 < await fetch() < 35
+            for uploads, why in (
+                (capped(1e9, "00:00-23:59"), "busy: quiet hours"),
+                (capped(50_000), "busy: the upload cap is too low"),
+            ):
+                holder.network._uploads = uploads
+                with pytest.raises(Refused, match=why) as refused:
+                    await fetch()
+                assert refused.value.retry_after_ms == 600_000
+            holder.network._uploads = capped(math.inf)
+            assert await fetch() < 1
+            assert not holder.network.penalties and not asker.network.penalties
+            nursery.cancel_scope.cancel()

@@ -12,7 +12,10 @@ import trio
 import trio.testing
 
 from primed.p2p.errors import LocalError, RemoteError
+from primed.p2p.network import Stream
 from primed.protocols.by_run import RunServers
+from primed.protocols.client import Client
+from primed.protocols.disk import inline
 from primed.protocols.framing import encode
 from primed.protocols.limits import DOWNLOADS_MAX
 from primed.protocols.server import Reply, Server
@@ -288,3 +291,37 @@ async def test_retain_ends_the_wait_for_what_is_not_named(tmp_path: Path) -> Non
             await trio.testing.wait_all_tasks_blocked()
             await a.cast.retain({wanted.root})
         assert a.cast.progress(wanted).reason != "not expected"
+
+
+async def test_a_peer_that_asks_and_hears_nothing_delays_nobody(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It asks twice a second what an origin has, and is silent when it is told."""
+    with inline():
+        async with trio.open_nursery() as nursery:
+            fabric = Fabric(nursery)
+            origin, honest = (Node(fabric.node(n), tmp_path / str(n)) for n in (1, 2))
+            silent = fabric.node(3)
+            for node in (origin, honest):
+                nursery.start_soon(node.cast.run)
+                fabric.link(silent if node is honest else honest.network, origin.network)
+
+            async def hear(stream: Stream) -> None:
+                while await stream.read_some(65536):
+                    pass
+
+            silent.handle(PROTOCOL, hear)
+            payload = await origin.cast.add(a_file(tmp_path, 4096 * KIB))
+
+            async def ask() -> None:
+                client = Client(silent, PROTOCOL, wire.responses)
+                while True:
+                    await client.request(origin.network.peer, wire.GetHave(RUN, payload))
+                    await trio.sleep(0.5)
+
+            nursery.start_soon(ask)
+            await trio.sleep(15)
+            honest.cast.expect(payload, origin.network.peer)
+            with trio.fail_after(20):
+                await honest.cast.wait(payload)
+            nursery.cancel_scope.cancel()

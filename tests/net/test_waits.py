@@ -32,7 +32,7 @@ from primed.protocols.by_run import RunServers
 from primed.protocols.client import Client
 from primed.protocols.disk import inline
 from primed.protocols.hello.messages import ListRuns, responses
-from primed.protocols.limits import CLIENT_STREAM_S, SYNC_S
+from primed.protocols.limits import CLIENT_STREAM_S, VISIT_MAX_S
 
 from .hosts import LOCAL, new_network, started, until
 from .memory_network import Fabric, MemoryNetwork
@@ -162,7 +162,7 @@ async def test_a_peer_that_drags_out_a_comparison_of_events_is_left_for_another(
         await trio.sleep(1.0)
         name = f"events of run {RUN.hex()[:8]}"
         assert shown(us.waits) == {name: f"what peer {peerid.short(other.peer)} has"}
-        await trio.sleep(SYNC_S)
+        await trio.sleep(VISIT_MAX_S)
         assert asked == 2 * [other.peer]
         nursery.cancel_scope.cancel()
 

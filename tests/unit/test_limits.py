@@ -54,6 +54,12 @@ def test_an_event_has_4_kib_and_only_a_cut_may_have_more(
     chains = Chains(RUN)
     longest = signed(cut(600))
     assert limits.EVENT_MAX_BYTES < len(longest.event) < limits.CUT_MAX_BYTES
+    for originator in (b"", Key(8).peer):  # anybody may state small cuts; they count for nothing
+        chains.originator = originator
+        refused = validate_event(chains, NOW_MS, longest)
+        assert (refused.acceptance, refused.reason) == (Acceptance.REJECT, "event too large")
+        assert validate_event(chains, NOW_MS, signed(cut(20))).acceptance is Acceptance.ACCEPT
+    chains.originator = AUTHOR.peer
     assert validate_event(chains, NOW_MS, longest).acceptance is Acceptance.ACCEPT
     monkeypatch.setattr("primed.protocols.events.validation.EVENT_MAX_BYTES", 300)
     wordy = signed(Joined(("worker",) * 6, "x" * 200))

@@ -12,6 +12,7 @@ import trio
 
 from primed.node.disk import DiskWatch, is_disk_full
 from primed.node.problems import Problems
+from primed.node.store.database import Database
 
 from .small_disk import run_on_small_disk
 
@@ -119,6 +120,19 @@ while not log.exists() or not log.read_text().endswith("room\\n"):
     assert time.monotonic() < deadline, log.read_text()
     time.sleep(0.05)
 """
+
+
+def test_a_transaction_without_room_says_so(tmp_path: Path) -> None:
+    """SQLite has rolled back by itself then."""
+    database = Database(tmp_path / "primed.db", [["CREATE TABLE t (x BLOB)"]])
+    database.write("PRAGMA max_page_count=4")
+    with pytest.raises(sqlite3.OperationalError) as caught, database.transaction():
+        database.write("INSERT INTO t VALUES (?)", bytes(100_000))
+    assert is_disk_full(caught.value)
+    with database.transaction():
+        database.write("INSERT INTO t VALUES (?)", b"small")
+    assert database.rows("SELECT x FROM t") == [(b"small",)]
+    database.close()
 
 
 def test_a_checkpoint_without_room_leaves_the_one_before(tmp_path: Path) -> None:

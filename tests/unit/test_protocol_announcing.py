@@ -58,6 +58,23 @@ def test_a_subscriber_hears_every_leaf_once_and_not_too_often() -> None:
     assert not announcer.due(1, 60.0)
 
 
+def test_asking_again_does_not_make_us_tell_more_often() -> None:
+    payload = payload_of(300)
+    have = Bitmap(300)
+    announcer = announcer_of({payload: have})
+    announcer.seed(payload)
+    told = []
+    for tick in range(100):
+        announcer.subscribe(peer(1), payload, tick * 0.1)
+        told += announcer.due(1, tick * 0.1)
+    assert len(told) == 1  # it has not arrived
+    for tick in range(100, 200):
+        announcer.arrived(told[-1], (), True, tick * 0.1)
+        announcer.subscribe(peer(1), payload, tick * 0.1)
+        told += announcer.due(1, tick * 0.1)
+    assert ANNOUNCED_AT_ONCE < len(told) <= 1 + ANNOUNCED_AT_ONCE + 10 / ANNOUNCE_S
+
+
 def test_an_announcement_that_fails_or_is_not_wanted_ends_the_subscription() -> None:
     payload = payload_of(100_000)
     have = Bitmap.of(100_000, range(50_000))
