@@ -7,14 +7,14 @@ task, so that holders who do not give one batch hold up no other.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import structlog
 import trio
 
 from primed.node.participation import Participation
-from primed.node.roles.batches import copied_from, fetch_batch, inspection_of
+from primed.node.roles.batches import copied_from, inspection_of
+from primed.node.roles.fetching import Fetches, Patience
 from primed.node.supervisor import Child, ChildFailed
 from primed.p2p.errors import RemoteError
 from primed.training.messages import Inspected
@@ -24,7 +24,7 @@ from primed.verify.statements import Rejected
 INSPECT_S = 120.0
 FETCH_S = 30.0  # to get a batch from its holders, and for manifests that it names
 RETRY_S = 0.5
-AT_ONCE = 8  # batches fetched or inspected at a time; those that wait for another try do not count
+AT_ONCE = 8  # batches at the child; those that are being fetched do not count
 _log = structlog.get_logger("primed.inspections")
 
 
@@ -35,6 +35,7 @@ class Inspections:
         self._waiting: list[Case] = []
         self._open: set[bytes] = set()  # commitments waiting or being inspected
         self._at_once = trio.CapacityLimiter(AT_ONCE)
+        self._fetches = Fetches(part.me, part.rollouts)
         self._passed: dict[bytes, Path] = {}  # commitment -> the batch's file
         self._refused: set[bytes] = set()
         part.on_case(self._note)
@@ -85,21 +86,21 @@ class Inspections:
 
     async def _inspect(self, case: Case) -> None:
         """Until it passed, was refused, or is not wanted any more."""
-        give_up = math.inf
+        patience = Patience(FETCH_S)
         try:
             while _is_wanted(case):
-                async with self._at_once:
-                    give_up = min(give_up, trio.current_time() + FETCH_S)
-                    missing = await self._try(case)
+                missing = await self._try(case, patience)
                 if missing is None:
                     return
-                if missing and trio.current_time() > give_up:
-                    return await self.refuse(case, "unavailable", missing)
+                if missing:
+                    patience.start()
+                    if patience.is_over:
+                        return await self.refuse(case, "unavailable", missing)
                 await trio.sleep(RETRY_S)
         finally:
             self._open.discard(case.commitment)
 
-    async def _try(self, case: Case) -> str | None:
+    async def _try(self, case: Case, patience: Patience) -> str | None:
         """None when the batch has passed or was refused, else what others did not give: "" when it
         was this node's own child that failed, for which no worker answers."""
         fault = self._part.version_fault(case)
@@ -109,7 +110,7 @@ class Inspections:
             if fault:
                 await self.refuse(case, "version", fault)
             else:
-                await self._inspect_file(case, await fetch_batch(self._part, case))
+                await self._inspect_file(case, await self._fetches.fetch(case, patience))
         except RemoteError as error:
             return error.reason
         except ChildFailed as error:
@@ -118,12 +119,13 @@ class Inspections:
         return None
 
     async def _inspect_file(self, case: Case, path: Path) -> None:
-        inspected = await self._child.ask(
-            inspection_of(case, path),
-            Inspected,
-            timeout_s=INSPECT_S,
-            name=f"inspection of batch {case.body.counter}",
-        )
+        async with self._at_once:
+            inspected = await self._child.ask(
+                inspection_of(case, path),
+                Inspected,
+                timeout_s=INSPECT_S,
+                name=f"inspection of batch {case.body.counter}",
+            )
         if inspected.failed:
             return await self.refuse(case, inspected.failed, inspected.detail)
         copied = await copied_from(self._part, case, inspected.fingerprints)
