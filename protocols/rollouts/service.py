@@ -76,7 +76,7 @@ class Rollouts:
         header = BatchHeader(self._run_id, self._me, counter, batch, root, size_bytes)
         if holder == self._me:
             return await self._keep_own(path, header)
-        answer = await self._client.request(holder, Offer(header), wait_s=RECEIPT_WAIT_S)
+        answer = await self._client.request(holder, Offer(header))
         if isinstance(answer, Wanted):
             answer = await self._client.request(
                 holder, Put(header), attach=(path, size_bytes), wait_s=RECEIPT_WAIT_S
