@@ -1,8 +1,9 @@
 """The learner's own checks 1 to 5 of each batch of its lineage, and what it refuses.
 
-A batch that fails, names wrong versions, copies another, cannot be had or has become stale is
-refused with a signed reason as soon as that is known; the rest may be trained on. Each has its own
-task, so that holders who do not give one batch hold up no other.
+A batch that fails, names wrong versions, cannot be had or has become stale is refused with a signed
+reason as soon as that is known; a copy, when it becomes usable after another that says the same. The
+rest may be trained on. Each has its own task, so that holders who do not give one batch hold up no
+other.
 """
 
 from __future__ import annotations
@@ -36,21 +37,27 @@ class Inspections:
         self._open: set[bytes] = set()  # commitments waiting or being inspected
         self._at_once = trio.CapacityLimiter(AT_ONCE)
         self._fetches = Fetches(part.me, part.rollouts)
+        self._sound: dict[bytes, list[bytes]] = {}  # not usable yet: commitment -> fingerprints
         self._passed: dict[bytes, Path] = {}  # commitment -> the batch's file
         self._refused: set[bytes] = set()
         part.on_case(self._note)
 
     def _note(self, case: Case) -> None:
-        commitment = case.commitment
-        is_known = any(commitment in each for each in (self._open, self._passed, self._refused))
-        if case.body.learner == self._part.me and not is_known and _is_wanted(case):
-            self._open.add(commitment)
-            self._waiting.append(case)
-        if case.used_by or case.state in OVER:  # its file may be deleted
+        if not _is_wanted(case):  # its file may be deleted
             self._passed.pop(case.commitment, None)
+            self._sound.pop(case.commitment, None)
+        elif case.body.learner == self._part.me and self._has_work(case):
+            self._open.add(case.commitment)
+            self._waiting.append(case)
+
+    def _has_work(self, case: Case) -> bool:
+        commitment = case.commitment
+        if any(commitment in each for each in (self._open, self._passed, self._refused)):
+            return False
+        return case.is_usable or commitment not in self._sound
 
     def passed(self, commitment: bytes) -> Path | None:
-        """The file of a batch that passed, None before."""
+        """The file of a usable batch that passed, None before."""
         return self._passed.get(commitment)
 
     async def run(self) -> None:
@@ -79,6 +86,7 @@ class Inspections:
             return
         self._refused.add(case.commitment)
         self._passed.pop(case.commitment, None)
+        self._sound.pop(case.commitment, None)
         _log.info("batch refused", counter=case.body.counter, reason=reason, detail=detail)
         await self._part.events.emit(
             Rejected(commitment=case.commitment, reason=reason, evidence=detail[:200])
@@ -119,23 +127,34 @@ class Inspections:
         return None
 
     async def _inspect_file(self, case: Case, path: Path) -> None:
-        async with self._at_once:
-            inspected = await self._child.ask(
-                inspection_of(case, path),
-                Inspected,
-                timeout_s=INSPECT_S,
-                name=f"inspection of batch {case.body.counter}",
-            )
-        if inspected.failed:
-            return await self.refuse(case, inspected.failed, inspected.detail)
-        copied = await copied_from(self._part, case, inspected.fingerprints)
+        if case.commitment not in self._sound:
+            async with self._at_once:
+                inspected = await self._child.ask(
+                    inspection_of(case, path),
+                    Inspected,
+                    timeout_s=INSPECT_S,
+                    name=f"inspection of batch {case.body.counter}",
+                )
+            if inspected.failed:
+                return await self.refuse(case, inspected.failed, inspected.detail)
+            if not _is_wanted(case):
+                return  # over meanwhile: begun again should it be reopened, since its file may go
+            self._sound[case.commitment] = inspected.fingerprints
+        if case.is_usable:
+            await self._pass(case, path)
+
+    async def _pass(self, case: Case, path: Path) -> None:
+        """Unless it copies another that became usable before. Not earlier: these checks run no
+        model, so that the copy of a thief who was quicker might have passed them first."""
+        copied = await copied_from(self._part, case, self._sound[case.commitment])
         if copied is not None:
             detail = f"same completions as commitment {copied.hex()[:16]}"
             return await self.refuse(case, "duplicate", detail)
         if not _is_wanted(case):
-            return  # over meanwhile: begun again should it be reopened, since its file may go
+            return
         if self._part.rollouts.path(case.body.batch) is None:
             raise RemoteError("the batch was deleted while it was over, and was reopened")
+        self._sound.pop(case.commitment, None)
         self._passed[case.commitment] = path
         self._part.changes.notify()
 

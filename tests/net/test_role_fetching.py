@@ -50,9 +50,11 @@ def holder_at(bytes_per_s: float, batch: bytes) -> Handler:
     return give
 
 
-def case_of(number: int, worker: bytes, batch: bytes, *holders: bytes) -> Case:
+def case_of(
+    number: int, worker: bytes, batch: bytes, *holders: bytes, learner: bytes = bytes(38)
+) -> Case:
     committed = Committed(
-        learner=worker,
+        learner=learner,
         counter=number,
         version=bytes(32),
         seen=bytes(32),
