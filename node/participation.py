@@ -182,7 +182,7 @@ class Participation:
         elif isinstance(body, Manifest):
             self._heard[entry.author] = trio.current_time()
         elif isinstance(body, Committed):
-            self.rollouts.commit(body.batch)
+            self.rollouts.commit(entry.author, body.counter, body.batch)
         self._tell_cases()
         self._stirred.set()
         self.changes.notify()
@@ -330,11 +330,20 @@ class Participation:
         them; those rejected as fraud stay, as evidence."""
         parameters = self.run.spec.parameters
         settled_s = parameters.claim_s + 2 * parameters.verdict_s
+        done: list[Case] = []
+        needed: set[bytes] = set()  # batches that another commitment may name, too
         for case in self.cases.all():
             is_over = case.used_by or case.state in ("stale", "unavailable", "inconclusive")
-            is_kept = self.rollouts.path(case.body.batch) is not None
-            if is_kept and is_over and trio.current_time() > case.seen + settled_s:
-                await self.rollouts.forget(case.body.batch)
+            if is_over and trio.current_time() > case.seen + settled_s:
+                done.append(case)
+            elif case.state != "rejected":
+                needed.add(case.body.batch)
+        for case in done:
+            batch = case.body.batch
+            if self.rollouts.path(batch) is not None:
+                await self.rollouts.forget(
+                    case.worker, case.body.counter, batch, fetched=batch not in needed
+                )
 
     def retained(self) -> list[Manifest]:
         """Manifests whose payloads are kept and served, of all lineages; newest first."""

@@ -9,15 +9,14 @@ because holders drop what is over.
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 import structlog
 import trio
 
 from primed.node.participation import Participation
 from primed.node.policies import PolicyUnavailable
-from primed.node.roles.batches import copied_from, fetch_batch, inspection_of
+from primed.node.roles.batches import copied_from, inspection_of
+from primed.node.roles.fetching import Fetches, Patience
 from primed.node.supervisor import Child, ChildFailed
 from primed.node.views import RoleView
 from primed.p2p.errors import RemoteError
@@ -33,7 +32,7 @@ from primed.verify.statements import Verdict
 
 CHECK_S = 600.0
 RETRY_S = 0.5
-AT_ONCE = 8  # batches fetched or checked at a time; those that wait for another try do not count
+AT_ONCE = 8  # batches at the child; those that are being fetched do not count
 _log = structlog.get_logger("primed.verifier")
 
 
@@ -47,6 +46,7 @@ class Verifier:
         self._seed = seed
         self._checking: dict[bytes, str] = {}  # commitment -> how it stands
         self._at_once = trio.CapacityLimiter(AT_ONCE)
+        self._fetches = Fetches(part.me, part.rollouts)
         self._undrawn: list[bytes] = []  # commitments whose draw is to be made
         part.on_case(self._note)
 
@@ -118,43 +118,44 @@ class Verifier:
 
     async def _serve(self, case: Case) -> None:
         """Check until there is a verdict or the case has ended without us."""
-        give_up, verdict_s = math.inf, self._part.run.spec.parameters.verdict_s
+        patience = Patience(0.8 * self._part.run.spec.parameters.verdict_s)
         try:
             while case.is_up_for_judgement:
-                async with self._at_once:
-                    give_up = min(give_up, trio.current_time() + 0.8 * verdict_s)
-                    checked = await self._tried(case, give_up)
+                checked = await self._tried(case, patience)
                 if checked is not None:
                     return await self._state_verdict(case, checked)
                 await trio.sleep(RETRY_S)
         finally:
             del self._checking[case.commitment]
 
-    async def _tried(self, case: Case, give_up: float) -> Checked | None:
+    async def _tried(self, case: Case, patience: Patience) -> Checked | None:
         """None: try again later."""
         try:
-            return await self._checked(case)
+            return await self._checked(case, patience)
         except (RemoteError, PolicyUnavailable, ChildFailed) as error:
-            if trio.current_time() >= give_up:
+            patience.start()
+            if patience.is_over:
                 return _cannot_check(error)
             self._checking[case.commitment] = f"batch {case.body.counter}: {error}"
             return None
 
-    async def _checked(self, case: Case) -> Checked:
+    async def _checked(self, case: Case, patience: Patience) -> Checked:
         part = self._part
         fault = part.version_fault(case)
         if fault is None:
             raise PolicyUnavailable("a manifest that the commitment names has not arrived")
         if fault:
             return _rejected("version", fault)
-        path = await fetch_batch(part, case)
+        each_s = 0.4 * part.run.spec.parameters.verdict_s  # two holders have their turn in time
+        path = await self._fetches.fetch(case, patience, each_s)
         weights = await part.policies.ensure(case.body.version, self._child)
         output = self._draw_output(case)
         request = Check(
             id=0, inspect=inspection_of(case, path), weights_path=str(weights), draw=output
         )
         name = f"check of batch {case.body.counter}"
-        checked = await self._child.ask(request, Checked, timeout_s=CHECK_S, name=name)
+        async with self._at_once:
+            checked = await self._child.ask(request, Checked, timeout_s=CHECK_S, name=name)
         if checked.outcome == "accept":
             copied = await copied_from(part, case, checked.fingerprints)
             if copied is not None:

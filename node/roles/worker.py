@@ -15,8 +15,10 @@ import trio
 from primed.node.participation import Participation
 from primed.node.policies import PolicyUnavailable
 from primed.node.roles.memory import OutOfMemory, Portion
+from primed.node.roles.pushing import BYTES_PER_S, RECEIPTS, Holders, Push
 from primed.node.supervisor import Child, ChildFailed
 from primed.node.views import RoleView
+from primed.node.waits import Words
 from primed.p2p import peerid
 from primed.p2p.errors import RemoteError
 from primed.training.messages import Generate, Generated
@@ -26,7 +28,7 @@ from primed.verify.runspec import Role
 from primed.verify.statements import Committed, Receipt, Skipped
 
 GENERATE_S = 600.0
-PUSH_S = 60.0  # to find two holders for a batch
+PUSH_S = 60.0  # to find two holders for a small batch
 RETRY_S = 1.0
 IDLE_S = 60.0
 TRIES = 3  # of one counter, before it is skipped
@@ -40,16 +42,21 @@ class Worker:
         self._part = part
         self._child = child
         self._state = "starting"
-        self._reason = ""
+        self._reason: Words = ""
         self._failed_tries = 0
         sampling = part.run.spec.sampling
         self._portion = Portion(sampling.groups * sampling.group_size)
+        self._pushed_to = Holders(part.rollouts)
         self._folder = part.folder / "generated"
         self._folder.mkdir(mode=0o700, exist_ok=True)
 
     def view(self) -> RoleView:
+        words = self._reason
         return RoleView(
-            role=self.name, run=self._part.run.run_id.hex(), state=self._state, reason=self._reason
+            role=self.name,
+            run=self._part.run.run_id.hex(),
+            state=self._state,
+            reason=words if isinstance(words, str) else words(),
         )
 
     async def run(self) -> None:
@@ -94,7 +101,7 @@ class Worker:
             await self._part.events.emit(Skipped(counter=counter, reason=reason))
             await self._part.own.skipped(counter, reason)
 
-    def _say(self, state: str, reason: str = "") -> None:
+    def _say(self, state: str, reason: Words = "") -> None:
         self._state, self._reason = state, reason
 
     # ---- one batch -------------------------------------------------------------------------
@@ -160,53 +167,23 @@ class Worker:
             raise
 
     async def _push(self, learner: bytes, made: Generated) -> tuple[Receipt, ...]:
-        """Receipts of two holders: the learner and the first others, in rendezvous order. With
-        a single possible holder one is enough."""
-        self._say("pushing", f"batch {made.counter}")
-        receipts: dict[bytes, Receipt] = {}
-        reasons: dict[bytes, str] = {}
-
-        def describe() -> str:
-            return "; ".join(
-                [f"two receipts, {len(receipts)} here", *sorted(set(reasons.values()))]
-            )
-
-        with self._part.waits.named(f"holders of batch {made.counter}", describe, PUSH_S):
-            with trio.move_on_after(PUSH_S):
-                while True:
-                    holders = self._holders(learner, made.counter)
-                    for holder in holders:
-                        if len(receipts) == 2:
-                            break
-                        if holder not in receipts:
-                            await self._push_to(holder, made, receipts, reasons)
-                    if len(receipts) >= min(2, max(1, len(holders))):
-                        break
-                    self._say("pushing", f"batch {made.counter}: {_told(reasons)}")
-                    await trio.sleep(RETRY_S)
-        if not receipts:
-            raise RemoteError(f"nobody stored batch {made.counter}: {_told(reasons)}")
+        """Receipts of two holders: the learner and the first others, in rendezvous order."""
+        push = Push(self._pushed_to, made, lambda: self._holders(learner, made.counter))
+        push_s = PUSH_S + 2 * made.size_bytes / BYTES_PER_S
+        self._say("pushing", lambda: f"batch {made.counter}: {push.told()}")
+        with self._part.waits.named(f"holders of batch {made.counter}", push.told, push_s):
+            with trio.move_on_after(push_s):
+                await push.run()
+        if not push.receipts:
+            raise RemoteError(f"nobody stored batch {made.counter}: {push.told()}")
         await self._part.own.stored(made)
-        return tuple(receipts.values())
+        order = sorted(push.receipts, key=lambda holder: holder != learner)
+        return tuple(push.receipts[holder] for holder in order[:RECEIPTS])
 
     def _holders(self, learner: bytes, counter: int) -> list[bytes]:
         others = {peer: 1 for peer in self._part.holders() if peer != learner}
         order = ranked(others, "holder", self._part.me, u64(counter))
         return ([learner] if self._part.is_connected(learner) else []) + order
-
-    async def _push_to(
-        self,
-        holder: bytes,
-        made: Generated,
-        receipts: dict[bytes, Receipt],
-        reasons: dict[bytes, str],
-    ) -> None:
-        try:
-            receipts[holder] = await self._part.rollouts.push(
-                holder, Path(made.path), counter=made.counter, batch=made.batch, root=made.root
-            )
-        except RemoteError as error:
-            reasons[holder] = f"{peerid.short(holder)}: {error.reason}"
 
     async def _commit(
         self, learner: bytes, seen: bytes, made: Generated, receipts: tuple[Receipt, ...]
@@ -231,8 +208,3 @@ class Worker:
         )
         await self._part.own.committed(made, entry.digest)
         Path(made.path).unlink(missing_ok=True)
-
-
-def _told(reasons: dict[bytes, str]) -> str:
-    """What the holders that refused said."""
-    return "; ".join(sorted(set(reasons.values()))) or "no holder is connected"

@@ -75,7 +75,7 @@ class Rollouts:
         header = BatchHeader(self._run_id, self._me, counter, batch, root, size_bytes)
         if holder == self._me:
             return await self._keep_own(path, header)
-        answer = await self._client.request(holder, Offer(header), wait_s=RECEIPT_WAIT_S)
+        answer = await self._client.request(holder, Offer(header))
         if isinstance(answer, Wanted):
             answer = await self._client.request(
                 holder, Put(header), attach=(path, size_bytes), wait_s=RECEIPT_WAIT_S
@@ -96,35 +96,35 @@ class Rollouts:
             return path
         if holder == self._me:
             raise Refused("not_found", "no such batch here")
-        arrived = self._store.temporary()
+        with self._store.arriving() as arrived:
 
-        async def receive(attachment: Attachment) -> None:
-            if attachment.size_bytes != size_bytes:
-                raise RemoteError("batch of another size", peer=holder, penalty=MID)
-            await read_to_file(attachment, arrived)
+            async def receive(attachment: Attachment) -> None:
+                if attachment.size_bytes != size_bytes:
+                    raise RemoteError("batch of another size", peer=holder, penalty=MID)
+                await read_to_file(attachment, arrived)
 
-        answer = await self._client.request(
-            holder, Get(self._run_id, batch), receive=receive, receive_max_bytes=size_bytes
-        )
-        if not isinstance(answer, Found):
-            arrived.unlink(missing_ok=True)
-            raise self._charged(holder, MID, "wrong answer")
-        try:
-            return await on_disk(self._store.keep_fetched, arrived, batch, size_bytes, holder)
-        except RemoteError as error:
-            raise self._charged(holder, HIGH, error.reason) from None
+            answer = await self._client.request(
+                holder, Get(self._run_id, batch), receive=receive, receive_max_bytes=size_bytes
+            )
+            if not isinstance(answer, Found):
+                raise self._charged(holder, MID, "wrong answer")
+            try:
+                return await on_disk(self._store.keep_fetched, arrived, batch, size_bytes, holder)
+            except RemoteError as error:
+                raise self._charged(holder, HIGH, error.reason) from None
 
     def path(self, batch: bytes) -> Path | None:
         """The verified file of a batch that is here."""
         return self._store.path(batch)
 
-    def commit(self, batch: bytes) -> None:
-        """A commitment names this batch: from now on its counter is not given to another."""
-        self._store.commit(batch)
+    def commit(self, worker: bytes, counter: int, batch: bytes) -> None:
+        """Its worker's commitment names this batch: the counter is not given to another now."""
+        self._store.commit(worker, counter, batch)
 
-    async def forget(self, batch: bytes) -> None:
-        """Delete a batch: nobody needs it any more (used, or ended otherwise)."""
-        await on_disk(self._store.delete, batch)
+    async def forget(self, worker: bytes, counter: int, batch: bytes, *, fetched: bool) -> None:
+        """Nobody needs this worker's batch any more (used, or ended otherwise), nor if `fetched`
+        the same bytes that we fetched. They are deleted unless others had them stored, too."""
+        await on_disk(self._store.delete, worker, counter, batch, fetched=fetched)
 
     # ---- holder's side
 
@@ -167,20 +167,20 @@ class Rollouts:
     async def _take(self, peer: PeerId, header: BatchHeader, body: Attachment) -> Reply:
         if body.size_bytes != header.size_bytes:
             raise RemoteError("batch of another size", peer=peer, penalty=MID)
-        arrived = self._store.temporary()
         self._uploading.add(peer)
         try:
-            await read_to_file(body, arrived)
-            await on_disk(self._store.keep, arrived, header)
+            with self._store.arriving() as arrived:
+                await read_to_file(body, arrived)
+                await on_disk(self._store.keep, arrived, header)
         finally:
             self._uploading.discard(peer)
         return Reply(Stored(self._receipt(header)))
 
     async def _keep_own(self, path: Path, header: BatchHeader) -> Receipt:
         if not self._store.is_held_for(header):
-            arrived = self._store.temporary()
-            await on_disk(shutil.copyfile, path, arrived)
-            await on_disk(self._store.keep, arrived, header)
+            with self._store.arriving() as arrived:
+                await on_disk(shutil.copyfile, path, arrived)
+                await on_disk(self._store.keep, arrived, header)
         return self._receipt(header)
 
     def _receipt(self, header: BatchHeader) -> Receipt:

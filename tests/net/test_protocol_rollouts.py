@@ -90,7 +90,7 @@ async def test_push_gives_a_receipt_and_anyone_fetches_the_same_bytes(
         assert fetched.read_bytes() == path.read_bytes()
         assert verifier.rollouts.path(batch) == fetched
         for node in (holder, verifier):
-            await node.rollouts.forget(batch)
+            await node.rollouts.forget(worker.network.peer, 0, batch, fetched=True)
             assert not list(node.folder.iterdir())
         with pytest.raises(Refused, match="not_found"):
             await worker.rollouts.fetch(holder.network.peer, batch, size_bytes)
@@ -133,11 +133,45 @@ async def test_an_uncommitted_batch_is_replaced_and_a_committed_one_is_not(tmp_p
         await worker.push(holder, first)
         await worker.push(holder, second)
         assert holder.rollouts.path(digests[0]) is None
-        holder.rollouts.commit(digests[1])
+        holder.rollouts.commit(worker.network.peer, 0, digests[1])
         with pytest.raises(Refused, match="committed under this counter"):
             await worker.push(holder, third)
         await worker.push(holder, third, counter=1)
         assert all(holder.rollouts.path(batch) for batch in digests[1:])
+
+
+async def test_the_same_bytes_under_two_headers_go_with_the_last_of_them(tmp_path: Path) -> None:
+    """Also over a restart, for which the first worker's header has the name of old releases."""
+    async with fabric_of(tmp_path, 1, 2, 3) as (_, (worker, holder, thief)):
+        path = a_batch(tmp_path, 1000)
+        batch = content_digest(path.read_bytes())
+        await worker.push(holder, path)
+        next(holder.folder.glob("*.meta")).rename(holder.folder / f"{batch.hex()}.meta")
+        holder.rollouts = holder.opened()
+        await thief.push(holder, path)
+        holder.rollouts.commit(thief.network.peer, 0, bytes(32))
+        holder.rollouts.commit(worker.network.peer, 0, batch)
+        holder.rollouts = holder.opened()
+        await thief.push(holder, a_batch(tmp_path, 10))  # replaces what it had stored
+        assert holder.rollouts.path(batch) is not None
+        await thief.push(holder, path)
+        await holder.rollouts.forget(thief.network.peer, 0, batch, fetched=True)
+        await holder.rollouts.forget(thief.network.peer, 1, batch, fetched=True)
+        held = await thief.rollouts.fetch(holder.network.peer, batch, 1000)
+        assert held.read_bytes() == path.read_bytes()
+        await holder.rollouts.forget(worker.network.peer, 0, batch, fetched=False)
+        assert holder.rollouts.path(batch) is None and not list(holder.folder.iterdir())
+
+
+async def test_what_was_fetched_stays_when_its_worker_replaces_it(tmp_path: Path) -> None:
+    async with fabric_of(tmp_path, 1, 2, 3) as (_, (worker, holder, verifier)):
+        path = a_batch(tmp_path, 1000)
+        batch = content_digest(path.read_bytes())
+        await worker.push(holder, path)
+        await verifier.rollouts.fetch(holder.network.peer, batch, 1000)
+        await worker.push(verifier, path)
+        await worker.push(verifier, a_batch(tmp_path, 10))
+        assert verifier.rollouts.path(batch) is not None
 
 
 async def test_quotas_say_busy_and_forget_makes_room(
@@ -151,7 +185,8 @@ async def test_quotas_say_busy_and_forget_makes_room(
         with pytest.raises(Refused) as caught:
             await worker.push(holder, paths[2], 2)
         assert (caught.value.code, caught.value.retry_after_ms) == ("busy", limits.BUSY_RETRY_MS)
-        await holder.rollouts.forget(content_digest(paths[0].read_bytes()))
+        first = content_digest(paths[0].read_bytes())
+        await holder.rollouts.forget(worker.network.peer, 0, first, fetched=True)
         await worker.push(holder, paths[2], 2)
         assert not holder.network.penalties
 
