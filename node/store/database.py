@@ -80,14 +80,13 @@ class Database:
             self._depth += 1
             try:
                 yield
+                if self._depth == 1:
+                    self._connection.execute("COMMIT")
             except BaseException:
                 # SQLite itself rolls back on SQLITE_FULL and the like
                 if self._depth == 1 and self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-            else:
-                if self._depth == 1:
-                    self._connection.execute("COMMIT")
             finally:
                 self._depth -= 1
 

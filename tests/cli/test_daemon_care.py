@@ -33,6 +33,7 @@ from primed.p2p import identity, limits
 from primed.p2p.errors import UserError
 from primed.p2p.host import Libp2pNetwork
 from primed.protocols import hello
+from primed.protocols.limits import LEASE_S
 
 from ..daemons.hostile import Hostile, attacks
 from .test_cli import primed
@@ -138,7 +139,7 @@ def test_a_second_daemon_with_the_same_key_gives_way(relay: Relay, tmp_path: Pat
     shutil.copyfile(early.paths.identity, late.paths.identity)
     late.start([relay.node.address()])
     try:
-        assert late.process is not None and late.process.wait(60) == 4
+        assert late.process is not None and late.process.wait(2 * LEASE_S) == 4
         console = (late.paths.logs / "console.log").read_text()
         assert "is in use by another daemon" in console and "has signed nothing" in console
         assert "Traceback" not in console

@@ -222,36 +222,37 @@ async def test_a_peer_whose_chain_never_ends_does_not_keep_others_from_their_tur
     autojump_clock: trio.abc.Clock,
 ) -> None:
     """It signs one more event whenever it is asked for it, and takes nine seconds for that."""
-    async with trio.open_nursery() as nursery:
-        fabric = Fabric(nursery)
-        honest, late, endless = Node(fabric.node(1)), Node(fabric.node(2)), fabric.node(3)
-        for node in (honest, late):
-            await node.log.load()
-            nursery.start_soon(node.log.run)
-        for counter in range(50):
-            await honest.log.emit(skipped(counter))
-        chain: list[SignedEvent] = []
+    with inline():
+        async with trio.open_nursery() as nursery:
+            fabric = Fabric(nursery)
+            honest, late, endless = Node(fabric.node(1)), Node(fabric.node(2)), fabric.node(3)
+            for node in (honest, late):
+                await node.log.load()
+                nursery.start_soon(node.log.run)
+            for counter in range(50):
+                await honest.log.emit(skipped(counter))
+            chain: list[SignedEvent] = []
 
-        async def answer(peer: bytes, message: Request, _: Attachment) -> Reply:
-            if isinstance(message, GetHeads):
-                return Reply(Heads((Head(endless.peer, 2**62, bytes(32)),), ()))
-            assert isinstance(message, GetRange)
-            await trio.sleep(9)
-            prev = event_digest(chain[-1].event) if chain else RUN
-            chain.append(signed_by(endless.key, len(chain), prev, skipped(len(chain))))
-            return Reply(Range((chain[message.start],)))
+            async def answer(peer: bytes, message: Request, _: Attachment) -> Reply:
+                if isinstance(message, GetHeads):
+                    return Reply(Heads((Head(endless.peer, 2**62, bytes(32)),), ()))
+                assert isinstance(message, GetRange)
+                await trio.sleep(9)
+                prev = event_digest(chain[-1].event) if chain else RUN
+                chain.append(signed_by(endless.key, len(chain), prev, skipped(len(chain))))
+                return Reply(Range((chain[message.start],)))
 
-        RunServers(endless).serve(PROTOCOL, requests, RUN, answer)
-        fabric.link(late.network, endless)
-        await trio.sleep(1)
-        fabric.link(late.network, honest.network)
-        with trio.fail_after(30):
-            await until(lambda: len(late.counters(honest.network.peer)) == 50)
-        heard = len(late.counters(endless.peer))
-        await trio.sleep(60)
-        assert len(late.counters(endless.peer)) > heard  # it has its turn, too
-        assert not late.network.penalties
-        nursery.cancel_scope.cancel()
+            RunServers(endless).serve(PROTOCOL, requests, RUN, answer)
+            fabric.link(late.network, endless)
+            await trio.sleep(1)
+            fabric.link(late.network, honest.network)
+            with trio.fail_after(30):
+                await until(lambda: len(late.counters(honest.network.peer)) == 50)
+            heard = len(late.counters(endless.peer))
+            await trio.sleep(60)
+            assert len(late.counters(endless.peer)) > heard  # it has its turn, too
+            assert not late.network.penalties
+            nursery.cancel_scope.cancel()
 
 
 async def test_ranges_keep_to_the_upload_cap_and_go_on_in_quiet_hours(

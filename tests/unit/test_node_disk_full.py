@@ -135,6 +135,21 @@ def test_a_transaction_without_room_says_so(tmp_path: Path) -> None:
     database.close()
 
 
+def test_a_commit_that_fails_leaves_no_transaction_open(tmp_path: Path) -> None:
+    schema = [
+        "CREATE TABLE a (x INTEGER PRIMARY KEY)",
+        "CREATE TABLE b (x REFERENCES a DEFERRABLE INITIALLY DEFERRED)",
+    ]
+    database = Database(tmp_path / "primed.db", [schema])
+    database.write("PRAGMA foreign_keys=ON")
+    with pytest.raises(sqlite3.IntegrityError), database.transaction():
+        database.write("INSERT INTO b VALUES (7)")
+    with database.transaction():
+        database.write("INSERT INTO a VALUES (7)")
+    assert database.rows("SELECT * FROM a") == [(7,)] and database.rows("SELECT * FROM b") == []
+    database.close()
+
+
 def test_a_checkpoint_without_room_leaves_the_one_before(tmp_path: Path) -> None:
     out = run_on_small_disk(tmp_path / "disk", CHILD, mib=2)
     assert out.splitlines() == ["Failed disk False", "True ['ballast', 'state']", "True"]
