@@ -141,9 +141,12 @@ GOSSIP_OFFERS_FIRST = 1024  # ... of these offered first by one peer ...
 GOSSIP_OFFERS_EACH = 8  # ... and peers to ask for one of them
 
 # Discovery and overlay
-RETRY_FIRST_S, RETRY_LAST_S = 2.0, 30.0  # of bootstrap peers and peers that once answered
+RETRY_FIRST_S, RETRY_LAST_S = 2.0, 30.0  # the pause between dials doubles; of bootstrap peers
+RETRY_PROVEN_LAST_S = 3600.0  # of peers that once answered
 RETRY_HEARSAY_LAST_S = 600.0  # of addresses that never answered
 HEARSAY_FAILURES = 6  # then such a peer is forgotten
+PROVEN_FAILURES = 10  # then one that once answered is ...
+PROVEN_KEPT_S = 7 * 86_400.0  # ... if others answered so long after it
 DIALS_AT_ONCE = 4
 OVERLAY_TICK_S = 1.0
 REFRESH_FIRST_S, REFRESH_S = 5.0, 120.0  # of the routing table, after a change and in peace

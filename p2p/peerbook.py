@@ -1,19 +1,22 @@
 """Addresses of peers, and which of them are worth dialling now. Pure: times are passed in.
 
-Knows three sorts of peers: bootstrap peers (given, never forgotten), proven peers (answered once
-and are of ours) and hearsay (from the DHT or other peers; forgotten after a few failures). Of each
-address it knows who told it, when, and when we last connected by it.
+Knows three kinds of peers: bootstrap peers (given, never forgotten), proven peers (answered once
+and are of ours; forgotten after days of silence) and hearsay (from the DHT or other peers; forgotten
+after a few failures). Of each address it knows who told it, when, and when we last connected by it.
 
-Nobody may crowd out the rest: a subnet and a network have so many slots (`Profile`), and one kind of
-hearsay at most half of the book. In a full subnet an address that we connected by takes the slot
+Nobody may crowd out the rest: the kinds take turns at being dialled, a subnet and a network have so
+many slots (`Profile`), and one source of hearsay at most half of the book; in a full one so have the
+proven peers. In a full subnet an address that we connected by takes the slot
 of one that is only claimed, and nothing else does. `now_s` is monotonic, `unix_s` wall time.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from enum import IntEnum
 from itertools import islice
 from typing import NamedTuple
 
@@ -21,6 +24,12 @@ from primed.p2p import addresses, limits, peerid
 
 GIVEN, TOLD, FROM_DHT, FROM_MDNS = "given", "told", "dht", "mdns"  # who told an address
 _SEEN_STEP_S = 600.0  # how exactly we remember when an address was last told
+
+
+class Kind(IntEnum):
+    BOOTSTRAP = 0
+    PROVEN = 1
+    HEARSAY = 2
 
 
 @dataclass
@@ -48,8 +57,11 @@ class Entry:
     probed_at_s: float = 0.0
     last_error: str = ""
 
-    def is_hearsay(self) -> bool:
-        return not self.is_bootstrap and not self.last_ok_unix_s
+    @property
+    def kind(self) -> Kind:
+        if self.is_bootstrap:
+            return Kind.BOOTSTRAP
+        return Kind.PROVEN if self.last_ok_unix_s else Kind.HEARSAY
 
 
 class PeerRow(NamedTuple):
@@ -86,6 +98,7 @@ class PeerBook:
         self._capacity = capacity
         self._peers: dict[bytes, Entry] = {}
         self._crowd: Counter[str] = Counter()  # addresses by subnet and by network
+        self._failed_at_s = dict.fromkeys(Kind, 0.0)  # the last dial of each kind that failed
 
     # --- learning
 
@@ -165,16 +178,23 @@ class PeerBook:
             entry.retry_at_s = now_s + limits.RETRY_FIRST_S / 2
 
     def failed(self, peer: bytes, now_s: float, error: str) -> None:
-        """Back off 2, 4, 8 ... seconds; forget hearsay that never answers."""
+        """Back off 2, 4, 8 ... seconds; forget hearsay that never answers, and proven peers silent
+        for days in which others answered (not if nobody did: then the fault may be ours)."""
         entry = self._peers.get(peer)
         if entry is None:
             return
         entry.failures += 1
         entry.last_error, entry.failed_at_s = error, now_s
-        last = limits.RETRY_HEARSAY_LAST_S if entry.is_hearsay() else limits.RETRY_LAST_S
-        entry.retry_at_s = now_s + min(last, limits.RETRY_FIRST_S * 2 ** min(entry.failures - 1, 9))
-        if entry.is_hearsay() and entry.failures >= limits.HEARSAY_FAILURES:
+        self._failed_at_s[entry.kind] = now_s
+        pause_s = limits.RETRY_FIRST_S * 2 ** min(entry.failures - 1, 20)
+        entry.retry_at_s = now_s + min(_RETRY_LAST_S[entry.kind], pause_s)
+        if entry.failures >= _FAILURES[entry.kind] and not self._is_missed(entry):
             self._forget(peer)
+
+    def _is_missed(self, entry: Entry) -> bool:
+        """A proven peer that answered when, or not long before, the last one did."""
+        newest_s = max(other.last_ok_unix_s for other in self._peers.values())
+        return bool(entry.last_ok_unix_s > newest_s - limits.PROVEN_KEPT_S and entry.last_ok_unix_s)
 
     # --- choosing
 
@@ -195,22 +215,23 @@ class PeerBook:
         )
 
     def due(self, without: Collection[bytes], now_s: float, *, unlike: bool = False) -> list[bytes]:
-        """Peers to dial now: bootstrap and proven ones first, then those from networks that
-        the peers we have (`without`) are not from, then the least failed. unlike: only those from
-        such networks."""
+        """Peers to dial now. One of each kind in turn, first of the kind that failed longest ago:
+        however many of one kind are silent, the others are tried as well. Of a kind, first those
+        from networks that the peers we have (`without`) are not from, then the least failed.
+        unlike: only those from such networks."""
         present = Counter(n for peer in without for n in self._networks_of(peer))
-        ready = [
-            (
-                entry.is_hearsay(),
-                min((present[n] for n in self._networks_of(peer)), default=0),
-                entry.failures,
-                -entry.last_ok_unix_s,
-                peer,
-            )
-            for peer, entry in self._peers.items()
-            if peer not in without and entry.addresses and entry.retry_at_s <= now_s
+        ready: dict[Kind, list[tuple[int, int, float, bytes]]] = {kind: [] for kind in Kind}
+        for peer, entry in self._peers.items():
+            if peer not in without and entry.addresses and entry.retry_at_s <= now_s:
+                crowd = min((present[n] for n in self._networks_of(peer)), default=0)
+                if not (unlike and crowd):
+                    ready[entry.kind].append((crowd, entry.failures, -entry.last_ok_unix_s, peer))
+        turns = [
+            (place, self._failed_at_s[kind], kind, peer)
+            for kind, of_kind in ready.items()
+            for place, (*_, peer) in enumerate(sorted(of_kind))
         ]
-        return [peer for _, crowd, *_, peer in sorted(ready) if not (unlike and crowd)]
+        return [peer for *_, peer in sorted(turns)]
 
     def to_probe(self, without: Collection[bytes], now_s: float) -> bytes | None:
         """A bootstrap peer (or, without any, a proven one) to look in on, so that two halves of
@@ -226,7 +247,7 @@ class PeerBook:
 
     def hopes(self) -> dict[bytes, Entry]:
         """Whom we could join by: bootstrap and proven peers."""
-        return {peer: entry for peer, entry in self._peers.items() if not entry.is_hearsay()}
+        return {p: entry for p, entry in self._peers.items() if entry.kind is not Kind.HEARSAY}
 
     # --- bounds
 
@@ -260,17 +281,25 @@ class PeerBook:
                 del self._peers[peer]
 
     def _make_room(self, source: str) -> bool:
-        hearsay = [peer for peer, entry in self._peers.items() if entry.is_hearsay()]
+        """For a peer that we hear of: of all kinds those that failed most make room, proven ones if
+        they have more than half of the book."""
+        hearsay, proven = self._all(Kind.HEARSAY), self._all(Kind.PROVEN)
         same = [p for p in hearsay if any(k.source == source for k in self._of(p))]
         quota = min(limits.KNOWN_PER_SOURCE, self._capacity // 2)
         if len(self._peers) < self._capacity and len(same) < quota:
             return True
-        candidates = same if len(same) >= quota else hearsay
-        worst = max(candidates, key=lambda peer: self._peers[peer].failures, default=None)
+        others = proven if len(proven) > self._capacity // 2 else hearsay
+        worst = max(same if len(same) >= quota else others, key=self._uselessness, default=None)
         if worst is None or not (self._peers[worst].failures or len(same) < quota):
             return False  # untried hearsay does not displace untried hearsay of its kind
         self._forget(worst)
         return True
+
+    def _all(self, kind: Kind) -> list[bytes]:
+        return [peer for peer, entry in self._peers.items() if entry.kind is kind]
+
+    def _uselessness(self, peer: bytes) -> tuple[int, float]:
+        return self._peers[peer].failures, -self._peers[peer].last_ok_unix_s
 
     def _of(self, peer: bytes) -> Iterable[Known]:
         return self._peers[peer].addresses.values()
@@ -307,6 +336,18 @@ class PeerBook:
             if entry := self._peers.get(peer.peer):
                 entry.last_ok_unix_s = peer.last_ok_unix_s
                 entry.record = peer.record
+
+
+_RETRY_LAST_S = {
+    Kind.BOOTSTRAP: limits.RETRY_LAST_S,
+    Kind.PROVEN: limits.RETRY_PROVEN_LAST_S,
+    Kind.HEARSAY: limits.RETRY_HEARSAY_LAST_S,
+}
+_FAILURES = {
+    Kind.BOOTSTRAP: math.inf,
+    Kind.PROVEN: limits.PROVEN_FAILURES,
+    Kind.HEARSAY: limits.HEARSAY_FAILURES,
+}
 
 
 def _worth(entry: Entry) -> Callable[[str], tuple[bool, float, int]]:

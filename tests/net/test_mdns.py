@@ -24,6 +24,7 @@ from primed.p2p.host import Libp2pNetwork
 from primed.p2p.identity import Identity
 from primed.p2p.mdns import Mdns, records
 from primed.p2p.mdns import service as mdns_service
+from primed.p2p.peerbook import Kind
 
 from .hosts import LOCAL, PROFILE, until
 
@@ -119,9 +120,9 @@ async def test_an_address_that_nobody_holds_is_only_a_hint(name: str) -> None:
         await until(lambda: "1 peer heard" in victim.local_discovery)
         entry = victim._book._peers[OTHER]
         await until(lambda: entry.failures > 0)
-        assert entry.is_hearsay() and [known.source for known in entry.addresses.values()] == [
-            "mdns"
-        ]
+        assert entry.kind is Kind.HEARSAY and [
+            known.source for known in entry.addresses.values()
+        ] == ["mdns"]
         assert not victim.peers() and not victim.traffic.handler_errors
 
 

@@ -24,7 +24,7 @@ def peer_number(number: int) -> bytes:
 OWN, A, B, C, D = (peer_number(2**32 + i) for i in range(5))
 
 
-def test_known_peers_back_off_2_to_30_seconds_and_are_never_forgotten() -> None:
+def test_bootstrap_peers_back_off_2_to_30_seconds_and_are_never_forgotten() -> None:
     book = PeerBook(OWN)
     book.add_bootstrap(A, "/ip4/1.2.3.4/tcp/5")
     now, waits = 0.0, []
@@ -38,6 +38,84 @@ def test_known_peers_back_off_2_to_30_seconds_and_are_never_forgotten() -> None:
     assert waits[-1] == 30
     book.connected(A)
     assert book.due((), now) == [A]
+
+
+def fail(book: PeerBook, peer: bytes, times: int) -> list[float]:
+    """Dials without an answer, each as soon as it is due; the pauses after them."""
+    now, pauses = 0.0, []
+    for _ in range(times):
+        assert peer in book.due((), now)
+        book.failed(peer, now, "no answer")
+        pauses.append(book.hopes()[peer].retry_at_s - now if peer in book.hopes() else 0.0)
+        now += pauses[-1]
+    return pauses
+
+
+def test_an_old_neighbour_that_is_silent_is_dialled_ever_more_rarely_and_stays_our_hope() -> None:
+    """Nobody else answered since: the fault may be ours."""
+    book = PeerBook(OWN)
+    for peer, last_ok_unix_s in ((A, 1e9), (B, 1e9 - limits.PROVEN_KEPT_S / 2)):
+        book.learn(peer, ["/ip4/1.2.3.4/tcp/5"])
+        book.succeeded(peer, last_ok_unix_s)
+    pauses = fail(book, B, 100)
+    assert pauses[:5] == [2, 4, 8, 16, 32]
+    assert set(pauses[12:]) == {3600}
+    assert set(book.hopes()) == {A, B}
+
+
+def test_an_old_neighbour_silent_for_days_in_which_others_answered_is_forgotten() -> None:
+    book = PeerBook(OWN)
+    for peer, last_ok_unix_s in ((A, 1e9), (B, 1e9 + limits.PROVEN_KEPT_S)):
+        book.learn(peer, ["/ip4/1.2.3.4/tcp/5"])
+        book.succeeded(peer, last_ok_unix_s)
+    fail(book, A, limits.PROVEN_FAILURES - 1)
+    assert set(book.hopes()) == {A, B}
+    book.failed(A, 1e6, "no answer")
+    assert set(book.hopes()) == {B} and book.addresses_of(A) == []
+
+
+def of_network(number: int) -> str:
+    return f"/ip4/{20 + number % 200}.{number // 200}.0.1/tcp/1"
+
+
+def old_neighbours(book: PeerBook, count: int) -> list[bytes]:
+    """Of a network each; the last ones are those that answered last."""
+    peers = [peer_number(number) for number in range(count)]
+    for number, peer in enumerate(peers):
+        book.worked(peer, of_network(number), 1000.0 + number)
+        book.succeeded(peer, 1000.0 + number)
+    return peers
+
+
+def test_each_kind_has_a_place_in_each_batch_and_they_take_turns_after_failures() -> None:
+    book = PeerBook(OWN)
+    old = old_neighbours(book, 20)
+    told = [peer_number(1000 + number) for number in range(20)]
+    for number, peer in enumerate(told):
+        book.learn(peer, [of_network(500 + number)])
+    book.add_bootstrap(A, "/ip4/1.2.3.4/tcp/5")
+    first = book.due((), 0.0)
+    assert first[:2] == [A, old[-1]] and first[2] in told
+    next_ones = []
+    for now in range(1, 13):  # one place is free at a time
+        next_ones.append(book.due((), now)[0])
+        book.failed(next_ones[-1], now, "no answer")
+    assert len(set(old) & set(next_ones)) >= 3 <= len(set(told) & set(next_ones))
+    assert next_ones.count(A) >= 2
+
+
+def test_a_book_full_of_old_neighbours_learns_of_others_and_the_silent_ones_make_room() -> None:
+    book = PeerBook(OWN, capacity=100)
+    book.add_bootstrap(A, "/ip4/1.2.3.4/tcp/5")
+    old = old_neighbours(book, 99)
+    book.failed(old[50], 0.0, "no answer")
+    book.learn(B, [of_network(1000)])
+    book.worked(C, of_network(1001), 1e9)
+    assert book.addresses_of(B) and book.addresses_of(C)
+    assert set(old) - set(book.hopes()) == {old[50], old[0]}
+    for number in range(1000):  # they keep half of it, and those that told us nothing get no more
+        book.learn(peer_number(10_000 + number), [of_network(1002 + number)], FROM_DHT)
+    assert set(old[51:]) <= set(book.hopes()) and A in book.hopes()
 
 
 def test_hearsay_comes_last_and_is_forgotten_after_some_failures() -> None:
