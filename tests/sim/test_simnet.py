@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -90,6 +91,80 @@ def test_bytes_take_the_time_of_latency_and_bandwidth() -> None:
 
     # 200 kB there and back at 100 kB/s, a piece comes back while the next is on its way
     assert 2.5 < run(main, seed=1) < 5.0
+
+
+def answers_in(line: Access, count: int = 100, size_bytes: int = 3) -> list[float]:
+    """How long so many questions, one after the other, wait for their echo."""
+
+    async def main() -> list[float]:
+        world = World(1)
+        asker, answerer = new_node(world, 0, access=line), new_node(world, 1, access=line)
+        waits = []
+        async with started(world, [asker, answerer]):
+            await until(lambda: bool(asker.connected()))
+            stream = await asker.open_stream(answerer.peer, ECHO)
+            for _ in range(count):
+                began, question = trio.current_time(), world.rng.randbytes(size_bytes)
+                await stream.write_all(question)
+                answer = b""
+                while len(answer) < size_bytes:
+                    answer += await stream.read_some(limits.READ_BYTES)
+                assert answer == question
+                waits.append(trio.current_time() - began)
+        return waits
+
+    return run(main, seed=1)
+
+
+def test_lost_packets_are_sent_again_a_while_later_and_slow_the_line_down() -> None:
+    clean = Access(latency_s=0.02, jitter_s=0.0)
+    lossy = replace(clean, loss=0.05)
+    assert max(answers_in(clean)) < 0.12
+    late = [wait for wait in answers_in(lossy) if wait > 0.12]
+    assert 15 <= len(late) <= 60  # of 100 that cross four lines each
+    assert all(0.27 < wait < 0.6 for wait in late)
+    assert answers_in(clean, 1, 300_000)[0] < 1.0
+    assert answers_in(lossy, 1, 300_000)[0] > 3.0  # Mathis: 95 kB/s
+
+
+def test_jitter_makes_equal_messages_take_unequal_times() -> None:
+    steady = Access(latency_s=0.02, jitter_s=0.0)
+    assert max(answers_in(steady)) - min(answers_in(steady)) < 0.011  # the grid of 10 ms
+    shaken = answers_in(replace(steady, jitter_s=0.05))
+    assert min(shaken) >= min(answers_in(steady)) - 0.001
+    assert 0.1 < max(shaken) - min(shaken) <= 0.2 + 0.03  # two lines there, two back
+
+
+def test_a_hop_that_loses_gossip_loses_its_share() -> None:
+    async def main() -> int:
+        world, inbox = World(1, gossip_loss=0.3), list[bytes]()
+        sender, receiver = new_node(world, 0), new_node(world, 1)
+        receiver.subscribe(TOPIC, lambda *_: Acceptance.ACCEPT, partial(_keep, inbox))
+        async with started(world, [sender, receiver]):
+            await trio.sleep(5)
+            for number in range(200):
+                await sender.publish(TOPIC, b"%d" % number)
+            await trio.sleep(5)
+        return len(inbox)
+
+    assert 120 <= run(main, seed=1) <= 160
+
+
+def test_a_clock_that_is_wrong_is_the_hosts_own() -> None:
+    async def main() -> tuple[float, float]:
+        world = World(1)
+        both = [new_node(world, 0), new_node(world, 1, clock_skew_s=3600.0)]
+        async with started(world, both):
+            await until(lambda: bool(both[0].connected()))
+            at_right, at_ahead = (
+                row.seen_unix_s for network in both for row in network.memory().addresses
+            )
+            shown_ms = [world.unix_ms(network.peer) for network in both]
+            return at_ahead - at_right, shown_ms[1] - shown_ms[0]
+
+    noted_s, shown_ms = run(main, seed=1)
+    assert shown_ms == 3_600_000
+    assert noted_s == pytest.approx(3600.0, abs=1.0)  # when they first heard of each other
 
 
 def test_a_seed_always_gives_the_same_trace_and_another_seed_another() -> None:
