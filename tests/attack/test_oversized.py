@@ -27,6 +27,7 @@ from libp2p.utils.varint import (
 
 from primed.p2p import bulk, limits, reach, relay
 from primed.p2p.errors import RemoteError
+from primed.p2p.gossip import _SIGNING_PREFIX
 from primed.p2p.host import Libp2pNetwork
 from primed.p2p.network import Stream
 from primed.protocols.framing import Framed
@@ -134,6 +135,31 @@ async def test_scenario_22_long_ids_and_names_in_gossip_are_not_kept(
         assert all(len(i) <= limits.GOSSIP_ID_BYTES for i in [*held, *router._offers._offers])
         assert await ask(friend, victim.peer, b"alive") == b"alive"
         assert victim.traffic.handler_errors == 0
+
+
+@pytest.mark.parametrize("too_long_bytes", [0, 1])
+async def test_a_signed_message_of_one_byte_more_than_a_mebibyte_is_refused_and_paid_for(
+    too_long_bytes: int,
+) -> None:
+    """The RPC is short enough, and the signature right: only the message itself is too long."""
+    victim, attacker = new_network(), new_network()
+    inbox = Inbox(victim)
+    async with started(victim, attacker):
+        message = rpc_pb2.Message(
+            data=bytes(limits.GOSSIP_MESSAGE_BYTES + too_long_bytes),
+            topicIDs=["t"],
+            from_id=attacker.peer,
+            seqno=(1).to_bytes(8, "big"),
+        )
+        signed = _SIGNING_PREFIX + message.SerializeToString()
+        message.signature = gossip_of(attacker)._sign(signed)
+        stream = await attacker.open_stream(victim.peer, MESHSUB)
+        await stream.write_all(framed(rpc_pb2.RPC(publish=[message])))
+        await until(lambda: bool(inbox.got or victim.traffic.gossip_rejected))
+        assert len(inbox.got) == 1 - too_long_bytes
+        assert victim.traffic.gossip_rejected == too_long_bytes
+        assert (victim.peers()[0].score < 0) == bool(too_long_bytes)
+        assert victim.traffic.malformed_rpcs == 0
 
 
 Answer = Callable[[INetStream], Awaitable[None]]
