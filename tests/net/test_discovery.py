@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from itertools import pairwise
 from pathlib import Path
 
@@ -39,6 +40,21 @@ async def test_scenario_10_all_bootstrap_peers_down_is_a_state_and_not_an_end() 
             await until(lambda: one.state() == ("online", "connected to 1 peer"))
             assert await ask(one, relay.peer, b"hello") == b"hello"
         await until(lambda: one.state()[0] == "connecting")
+
+
+async def test_bootstrap_peers_are_dialled_side_by_side_and_silent_ones_hold_nobody_up() -> None:
+    """Three take connections and say nothing. One after the other they would take UPGRADE_S each;
+    the live one has the last place among equals."""
+    *silent, identity = sorted((Identity.generate() for _ in range(4)), key=lambda one: one.peer)
+    relay, one = new_network(identity=identity), new_network()
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        nowhere = f"/ip4/127.0.0.1/tcp/{deaf.getsockname()[1]}/p2p"
+        given = [f"{nowhere}/{to_text(of.peer)}" for of in silent]
+        async with (
+            relay.running([LOCAL], []),
+            one.running([LOCAL], [*given, *relay.listen_addresses()]),
+        ):
+            await until(lambda: _has_peer(one, relay.peer), limits.DIAL_S + 1)
 
 
 async def test_without_bootstrap_a_node_is_alone_until_somebody_comes() -> None:
