@@ -6,6 +6,9 @@ Each seed draws cheats, churn, partitions, frozen machines, clocks and lines, an
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,26 @@ def test_the_same_seed_gives_the_same_trace() -> None:
     assert first.lines == again.lines
     assert first.digest == again.digest
     assert first.digest != simulate(6, 10).digest
+
+
+def test_the_same_seed_gives_the_same_trace_in_processes_that_hash_differently() -> None:
+    """Sets of bytes and of names have another order in each."""
+    arguments = [sys.executable, "-m", "tests.sim", "--seed", "5", "--nodes", "10", "-v"]
+    told = [
+        subprocess.run(
+            arguments,
+            cwd=command.ROOT,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        ).stdout
+        for hash_seed in ("1", "2")
+    ]
+    first, again = ([line for line in text.splitlines() if "CPU-s" not in line] for text in told)
+    assert len(first) > 100
+    assert first == again
 
 
 def test_a_run_over_seeds_goes_on_where_it_stopped(
