@@ -24,6 +24,7 @@ from primed.p2p import addresses, limits, peerid
 
 GIVEN, TOLD, FROM_DHT, FROM_MDNS = "given", "told", "dht", "mdns"  # who told an address
 _SEEN_STEP_S = 600.0  # how exactly we remember when an address was last told
+_LONG_SILENT = 5  # failures: half a minute and more
 
 
 class Kind(IntEnum):
@@ -162,9 +163,14 @@ class PeerBook:
     # --- what became of them
 
     def connected(self, peer: bytes) -> None:
-        """It answered; whether it is one of us is not known yet."""
-        if entry := self._peers.get(peer):
-            entry.failures, entry.retry_at_s, entry.last_error = 0, 0.0, ""
+        """It answered; whether it is one of us is not known yet. If one that we count on had been
+        silent for long, the fault may have been ours: then none of those waits any longer."""
+        if (entry := self._peers.get(peer)) is None:
+            return
+        if entry.failures >= _LONG_SILENT and peer in (hopes := self.hopes()):
+            for hope in hopes.values():
+                hope.retry_at_s = 0.0
+        entry.failures, entry.retry_at_s, entry.last_error = 0, 0.0, ""
 
     def succeeded(self, peer: bytes, unix_s: float) -> None:
         """It answered and is one of us."""

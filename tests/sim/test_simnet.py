@@ -278,6 +278,25 @@ def test_scenario_8_a_short_partition_delays_a_long_one_disconnects_both_heal() 
     run(main, seed=3)
 
 
+def test_scenario_8_a_home_computer_that_was_cut_off_for_hours_is_back_within_minutes() -> None:
+    """It has long backed off from its old neighbours, and they cannot dial it: the first that answers
+    says that the fault was ours."""
+
+    async def main() -> None:
+        world = World(4)
+        public = [new_node(world, number) for number in range(3)]
+        home = new_node(world, 3, is_public=False)
+        async with started(world, [*public, home]):
+            await until(lambda: len(home.connected()) == 3)
+            world.part({home.peer: 1})
+            await trio.sleep(3 * 3600)
+            assert not home.connected()
+            world.heal()
+            await until(lambda: len(home.connected()) == 3, 120.0)
+
+    run(main, seed=4)
+
+
 def test_a_stream_that_is_given_up_while_it_opens_ends_at_the_other_end_too() -> None:
     """A frozen peer that comes back says both at once (seed 367)."""
 

@@ -113,7 +113,7 @@ def test_a_book_full_of_old_neighbours_learns_of_others_and_the_silent_ones_make
     book.worked(C, of_network(1001), 1e9)
     assert book.addresses_of(B) and book.addresses_of(C)
     assert set(old) - set(book.hopes()) == {old[50], old[0]}
-    for number in range(1000):  # they keep half of it, and those that told us nothing get no more
+    for number in range(1000):  # claims get no more than half of it
         book.learn(peer_number(10_000 + number), [of_network(1002 + number)], FROM_DHT)
     assert set(old[51:]) <= set(book.hopes()) and A in book.hopes()
 
