@@ -388,7 +388,8 @@ class Cases:
             is_new = worker_of(self._run, self._state, worker).accepted == 0
             return is_new, len(self._by_worker[worker])
 
-        return next(reversed(self._by_worker[max(self._by_worker, key=claim_to_room)].values()))
+        most = max(reversed(self._by_worker), key=claim_to_room)  # of equals, who came last
+        return next(reversed(self._by_worker[most].values()))
 
     def _drop(self, case: Case) -> None:
         del self._cases[case.commitment]

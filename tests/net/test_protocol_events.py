@@ -16,7 +16,15 @@ from primed.p2p.hours import QuietHours
 from primed.p2p.uploads import Uploads
 from primed.protocols.by_run import RunServers
 from primed.protocols.disk import inline
-from primed.protocols.events import PROTOCOL, EventLog, SignedEvent, event_digest, proven_place
+from primed.protocols.events import (
+    PROTOCOL,
+    EventLog,
+    SignedEvent,
+    Stored,
+    event_digest,
+    proven_place,
+)
+from primed.protocols.events.journal import TOLD_AT_ONCE, Journal
 from primed.protocols.events.messages import (
     Event,
     GetHeads,
@@ -290,3 +298,54 @@ async def test_ranges_keep_to_the_upload_cap_and_go_on_in_quiet_hours(
             with trio.fail_after(size_bytes / 10_000):
                 await until(lambda: len(other.entries) == 2000)
             nursery.cancel_scope.cancel()
+
+
+def a_chain(key: Key, length: int) -> list[Stored]:
+    chain: list[Stored] = []
+    for seq in range(length):
+        event = Event(RUN, key.peer, seq, chain[-1].digest if chain else RUN, NOW_MS, skipped(seq))
+        signed = signed_by(key, seq, event.prev, event.body)
+        chain.append(Stored(signed, event, event_digest(signed.event)))
+    return chain
+
+
+async def test_other_tasks_have_turns_while_many_entries_are_told() -> None:
+    """One write may bring hundreds of entries, and each costs the callbacks a millisecond."""
+    store, told = MemoryEvents(), list[int]()
+    journal = Journal(store, RUN)
+    journal.entry_callbacks.append(lambda entry: told.append(entry.seq))
+    longest = 0
+
+    async def watch() -> None:
+        nonlocal longest
+        seen = len(told)
+        while True:
+            await trio.lowlevel.checkpoint()
+            longest, seen = max(longest, len(told) - seen), len(told)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await journal.admit(a_chain(Key(1), 100))
+        await journal.replay(lambda entry: told.append(entry.seq))
+        nursery.cancel_scope.cancel()
+    assert told == [*range(100), *range(100)]
+    assert longest <= 2 * TOLD_AT_ONCE  # trio shuffles whose turn is first
+
+
+async def test_what_is_stored_is_told_once_and_in_order_to_the_end_of_a_cancelled_task() -> None:
+    store, told = MemoryEvents(), list[int]()
+    journal, chain = Journal(store, RUN), a_chain(Key(1), 100)
+
+    def tell(entry: Entry) -> None:
+        told.append(entry.seq)
+        if entry.seq == 5:
+            scope.cancel()
+
+    journal.entry_callbacks.append(tell)
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(journal.admit, chain[60:])  # waits for the lock, or is held
+            await journal.admit(chain[:60])
+    assert told == list(range(100))
+    await journal.admit(chain)
+    assert told == list(range(100))

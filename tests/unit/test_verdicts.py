@@ -382,6 +382,20 @@ def test_one_workers_flood_of_commitments_pushes_nobody_elses_out(
     assert len(cases.all()) == 50
 
 
+def test_a_crowd_of_one_commitment_each_leaves_those_who_came_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verdicts, "CASES_MAX", 50)
+    run = run_of()
+    swarm = Swarm(run)
+    honest = [swarm.commit("honest", counter) for counter in range(3)]
+    cases = fed(run, swarm)
+    for number in range(100):
+        cases.observe(swarm.commit(f"sybil-{number}", 0, holder="crowd"), 1.0)
+    assert [case.commitment for case in cases.of_worker(key("honest").peer)] == [honest[0].digest]
+    assert len(cases.all()) == 50
+
+
 def test_claims_of_strangers_leave_room_for_the_verifiers() -> None:
     """A replay goes by author, and a draw cannot be checked before its commitment is there."""
     run = run_of(audit_rate=1.0)
