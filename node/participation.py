@@ -105,7 +105,13 @@ class Participation:
             services.disk,
         )
         self.rollouts = Rollouts(
-            servers, run.run_id, self.me, sign, self.folder / "batches", self._why_not_hold
+            servers,
+            run.run_id,
+            self.me,
+            sign,
+            self.folder / "batches",
+            self._why_not_hold,
+            self.cases.is_member,
         )
         self.policies = Policies(
             self.lineages, self.shardcast, self.folder / "weights", services.waits

@@ -61,10 +61,11 @@ class Uploads:
         if delay_s := self.reserve(count_bytes):
             await trio.sleep(delay_s)
 
-    def why_not(self) -> tuple[str, float]:
-        """Why no upload should begin now, in words, and for how many seconds; ("", 0) if it may."""
+    def why_not(self, *, is_owed: bool = False) -> tuple[str, float]:
+        """Why no upload should begin now, in words, and for how many seconds; ("", 0) if it may.
+        is_owed: promised earlier, so that quiet hours do not hold it up."""
         self._follow_uplink(0)
-        if quiet_s := self.quiet_s():
+        if (quiet_s := self.quiet_s()) and not is_owed:
             return f"quiet hours ({self._quiet})", quiet_s
         if math.isinf(self.cap_bytes_per_s):
             return "", 0.0

@@ -107,9 +107,9 @@ async def read_to_file(attachment: Attachment, path: Path) -> None:
         file.close()
 
 
-def refuse_unless_soon(uploads: Uploads, size_bytes: int) -> None:
+def refuse_unless_soon(uploads: Uploads, size_bytes: int, *, is_owed: bool) -> None:
     """Raises Refused where the upload allowance would keep an attachment's reader waiting."""
-    reason, wait_s = uploads.why_not()
+    reason, wait_s = uploads.why_not(is_owed=is_owed)
     if not reason and min(size_bytes, DATA_FRAME_BYTES) / uploads.cap_bytes_per_s > PIECE_WITHIN_S:
         reason, wait_s = "the upload cap is too low for a file of this size", math.inf
     if reason:

@@ -52,10 +52,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Reply:
-    """An ok answer: its message and, if any, the file (and how much of it) to attach."""
+    """An ok answer: its message and, if any, the file (and how much of it) to attach. is_owed: quiet
+    hours do not hold the file up."""
 
     message: Struct
     attach: tuple[Path, int] | None = None
+    is_owed: bool = False
 
 
 Answer = Callable[[PeerId, T, Attachment], Awaitable[Reply]]
@@ -160,7 +162,8 @@ class Server(Generic[T]):
         try:
             reply = await self._answer(peer, message, attachment)
             if reply.attach:
-                refuse_unless_soon(self._network.uploads, reply.attach[1])
+                uploads, size_bytes = self._network.uploads, reply.attach[1]
+                refuse_unless_soon(uploads, size_bytes, is_owed=reply.is_owed)
         except Refused as refusal:
             detail, retry_ms = refusal.detail[:200], refusal.retry_after_ms
             return ResponseHead(head.id, refusal.code, retry_ms, detail, 0, NO_BODY), None

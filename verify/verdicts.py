@@ -197,6 +197,13 @@ class Cases:
     def is_excluded(self, worker: bytes) -> bool:
         return worker in self._excluded
 
+    def is_member(self, author: bytes) -> bool:
+        """Whether it may be one whose word on batches counts."""
+        state = self._state
+        return author in self._listed or any(
+            author in state.weights(role) for role in ("verifier", "learner")
+        )
+
     def worker(self, peer: bytes) -> WorkerStatus:
         worker = worker_of(self._run, self._state, peer)
         return WorkerStatus(
@@ -250,19 +257,12 @@ class Cases:
     def _fact(self, author: bytes, commitment: bytes, fact: _Fact, now: float) -> None:
         case = self._cases.get(commitment)
         if case is None:
-            is_member = self._is_member(author)
+            is_member = self.is_member(author)
             line, room = (author, EARLY_OF_MEMBER) if is_member else (b"", EARLY_OF_OTHERS)
             self._early.add(author, commitment, fact, now, line, room)
             return
         self._apply(case, author, fact, now)
         self._review(case, now)
-
-    def _is_member(self, author: bytes) -> bool:
-        """Whether it may be one whose word on batches counts."""
-        state = self._state
-        return author in self._listed or any(
-            author in state.weights(role) for role in ("verifier", "learner")
-        )
 
     def _take_early(self, case: Case) -> None:
         for author, fact, seen in self._early.take(case.commitment):
@@ -270,7 +270,7 @@ class Cases:
 
     def _apply(self, case: Case, author: bytes, fact: _Fact, now: float) -> None:
         if isinstance(fact, Claim):
-            has_room = len(case.unchecked) < UNCHECKED_MAX or self._is_member(author)
+            has_room = len(case.unchecked) < UNCHECKED_MAX or self.is_member(author)
             if author not in case.claims and has_room:
                 case.unchecked.setdefault(author, (fact, now))
         elif isinstance(fact, Verdict):

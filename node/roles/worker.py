@@ -18,9 +18,9 @@ from primed.node.roles.memory import OutOfMemory, Portion
 from primed.node.roles.pushing import BYTES_PER_S, RECEIPTS, Holders, Push
 from primed.node.supervisor import Child, ChildFailed
 from primed.node.views import RoleView
-from primed.node.waits import Words
 from primed.p2p import peerid
 from primed.p2p.errors import RemoteError
+from primed.p2p.waits import Words
 from primed.training.messages import Generate, Generated
 from primed.verify.digests import u64
 from primed.verify.rendezvous import ranked

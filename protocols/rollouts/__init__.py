@@ -23,8 +23,9 @@ Validation
 - denied: the daemon refuses the worker (excluded); the counter has a committed batch already.
 - busy: the worker's share (64 batches, 1 GiB) or the store (4,096; 16 GiB) is full, or another
   upload of that worker is under way. The daemon makes room with `forget` as batches are used.
-  To `get`: quiet hours, or the upload cap is used up or too low. Puts count towards the cap, too,
-  but go on: they are the worker's own work.
+  The upload cap is used up or too low for a `get`; in quiet hours nothing is taken (`offer`), and a
+  `get` answered only to those who judge batches: a holder's receipt promised them the bytes.
+  Puts count towards the cap, too, but go on: they are the worker's own work.
 An uncommitted batch is replaced by a new one under the same counter.
 
 Why offer first: a refusal, or a receipt for what is here already, costs no upload. Why no Merkle

@@ -45,13 +45,16 @@ class Rollouts:
         sign: signing.Signer,
         folder: Path,
         why_not_store: WhyNotStore,
+        is_judge: Callable[[PeerId], bool] = lambda _: False,
     ) -> None:
-        """Opens the store in `folder`. why_not_store refuses a worker's batch (`denied`)."""
+        """Opens the store in `folder`. why_not_store refuses a worker's batch (`denied`). is_judge:
+        whether a peer checks batches for the run, so that it gets them in quiet hours, too."""
         self._network = servers.network
         self._run_id = run_id
         self._me = identity_peer
         self._sign = sign
         self._why_not_store = why_not_store
+        self._is_judge = is_judge
         self._store = BatchStore(folder)
         self._uploading: set[PeerId] = set()
         self._client = servers.client(PROTOCOL, responses)
@@ -130,16 +133,17 @@ class Rollouts:
 
     async def _answer(self, peer: PeerId, message: Offer | Put | Get, body: Attachment) -> Reply:
         if isinstance(message, Get):
-            return await self._found(message)
+            return await self._found(peer, message)
         self._check(peer, message.header)
         if self._store.is_held_for(message.header):
             return Reply(Stored(self._receipt(message.header)))
         self._check_room(message.header)
         if isinstance(message, Offer):
+            self._check_hours()
             return Reply(Wanted())
         return await self._take(peer, message.header, body)
 
-    async def _found(self, message: Get) -> Reply:
+    async def _found(self, peer: PeerId, message: Get) -> Reply:
         path = self._store.path(message.batch)
         if path is None:
             raise Refused("not_found", "no such batch here")
@@ -147,13 +151,18 @@ class Rollouts:
             size_bytes = (await on_disk(path.stat)).st_size
         except FileNotFoundError:
             raise Refused("not_found", "no such batch here any more") from None
-        return Reply(Found(), attach=(path, size_bytes))
+        return Reply(Found(), attach=(path, size_bytes), is_owed=self._is_judge(peer))
 
     def _check(self, peer: PeerId, header: BatchHeader) -> None:
         if header.worker != peer:
             raise RemoteError("batch of another worker", peer=peer, penalty=MID)
         if reason := self._why_not_store(header.worker, header.counter):
             raise Refused("denied", reason)
+
+    def _check_hours(self) -> None:
+        """What is taken has to be given to others soon."""
+        if quiet_s := self._network.uploads.quiet_s():
+            raise Refused("busy", "quiet hours", retry_after_ms=int(1000 * min(quiet_s, 600)))
 
     def _check_room(self, header: BatchHeader) -> None:
         if self._store.is_committed(header.worker, header.counter):

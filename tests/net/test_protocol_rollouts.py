@@ -42,13 +42,20 @@ class Node:
         self.network = network
         self.folder = folder
         self.refuse = ""
+        self.judges: set[bytes] = set()
         self.rollouts = self.opened()
 
     def opened(self) -> Rollouts:
         key = self.network.key
         servers = RunServers(self.network)
         return Rollouts(
-            servers, RUN, key.peer, key.sign, self.folder, lambda worker, counter: self.refuse
+            servers,
+            RUN,
+            key.peer,
+            key.sign,
+            self.folder,
+            lambda worker, counter: self.refuse,
+            lambda peer: peer in self.judges,
         )
 
     async def push(self, holder: Node, path: Path, counter: int = 0) -> Receipt:
@@ -289,7 +296,7 @@ async def test_batches_keep_to_the_upload_cap_and_quiet_hours(
             async def fetch() -> float:
                 began = trio.current_time()
                 await asker.rollouts.fetch(holder.network.peer, batch, size_bytes)
-                await asker.rollouts.forget(batch)
+                await asker.rollouts.forget(bytes(32), 0, batch, fetched=True)
                 return trio.current_time() - began
 
             holder.network._uploads = capped(100_000)
@@ -302,6 +309,11 @@ async def test_batches_keep_to_the_upload_cap_and_quiet_hours(
                 with pytest.raises(Refused, match=why) as refused:
                     await fetch()
                 assert refused.value.retry_after_ms == 600_000
+            holder.network._uploads = capped(1e9, "00:00-23:59")
+            holder.judges = {asker.network.peer}
+            assert await fetch() < 1  # who checks it was promised the bytes
+            with pytest.raises(Refused, match="busy: quiet hours"):
+                await worker.push(holder, a_batch(tmp_path, 1_000), counter=1)
             holder.network._uploads = capped(math.inf)
             assert await fetch() < 1
             assert not holder.network.penalties and not asker.network.penalties
