@@ -195,16 +195,19 @@ class ChangingOver(Told):
         (other,) = self.run.peers("learner").keys() - {first}
         while part.lineages.newest_step(other) < 5 or part.lineages.newest_step(first) < 2:
             await trio.sleep(0.2)
-        came: list[str] = []
+        complete: list[Payload] = []
+        names: dict[Payload, str] = {}  # of all that was ever worth having
 
         def note(news: News) -> None:
             if news.what == "complete":
-                came.append(part.payloads.names().get(news.payload, "outdated"))
+                complete.append(news.payload)
 
         part.shardcast.on_news(note)
         await gone.end()
         while part.learner_of(worker.peer) == first or not self.has_some_of(part, other):
+            names.update(part.payloads.names())
             await trio.sleep(0.05)
+        came = [names[payload] for payload in complete]
         assert part.lineages.newest_step(other) >= 8  # whose snapshots it never had
         assert any(name.startswith("delta of steps 0 to ") for name in came)
         assert len(came) <= 5 and not any("snapshot" in name for name in came)
