@@ -183,6 +183,9 @@ class Daemon:
         def is_alone() -> bool:
             return network.state()[0] == "alone"
 
+        async def make_sure() -> None:
+            await double.make_sure(peers, network.meet_nearest, is_alone, services.wall_clock)
+
         dog = Watchdog(
             services.waits,
             services.problems,
@@ -194,7 +197,7 @@ class Daemon:
         for name, serve in (
             ("session", partial(on_disk, sessions.note, services.paths.sessions, self._session)),
             ("hello", joining.hello.run),
-            ("doppelganger", lambda: double.make_sure(peers, is_alone, services.wall_clock)),
+            ("doppelganger", make_sure),
             ("disk", services.disk.run),
             ("metrics", lambda: keep_gauges(services, shown)),
             ("watchdog", dog.run),

@@ -2,7 +2,8 @@
 
 Two daemons with one key would sign two events with one sequence number, which is punished as fraud.
 So a daemon that starts shows its record to its peers and asks for records of its own key that
-another session signed (`protocols.hello`). Peers may show what they kept of sessions that have ended.
+another session signed (`protocols.hello`), and before it is sure, of the peers nearest to its id in
+the DHT, whom another daemon with this key has met as well. Peers may show what they kept of sessions that have ended.
 Only a record that *names our session* proves that the other one lived when ours did, whatever the
 clocks say; any other makes us wait for a lease at most, within which the living name whom they are
 shown. Sessions of this data directory on this machine (`node.sessions`) mean nothing.
@@ -13,7 +14,8 @@ one with the larger session number; of two that have begun (they could not see e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,9 +31,10 @@ from primed.protocols.limits import LEASE_S, SESSIONS_NAMED
 
 EXIT_DUPLICATE = 4
 ASK_AGAIN_S = 1.0
-ASKED_PEERS = 3
+ASKED_AGAIN = 3  # peers
 SIGHTINGS_MAX = 256
 PEERS_S, ALONE_S = 10.0, 1.0  # to find somebody to ask
+NEAREST_S = 15.0  # to meet the peers near our id
 Peers = Callable[[], Sequence[bytes]]
 Outcome = Literal["clear", "waiting", "give way", "other gives way"]
 _log = structlog.get_logger("primed.doppelganger")
@@ -147,23 +150,39 @@ class Doppelganger:
         raise UserError(text, hint, exit_code=EXIT_DUPLICATE)
 
     async def make_sure(
-        self, connected: Peers, is_alone: Callable[[], bool], wall_clock: Callable[[], int]
+        self,
+        connected: Peers,
+        meet_nearest: Callable[[], Awaitable[None]],
+        is_alone: Callable[[], bool],
+        wall_clock: Callable[[], int],
     ) -> None:
         """Returns when no other session of our key can be seen; from then on we act."""
-        began, answered = trio.current_time(), set[bytes]()
-        with self._waits.named("one key, one machine", self._describe, PEERS_S + LEASE_S):
+        began, answered, has_met = trio.current_time(), set[bytes](), False
+        within_s = NEAREST_S + PEERS_S + LEASE_S
+        with self._waits.named("one key, one machine", self._describe, within_s):
             while not self._is_sure(began, answered, is_alone()):
-                for peer in connected()[:ASKED_PEERS]:
-                    try:
-                        await self._hello.greet(peer)
-                        answered.add(peer)
-                    except RemoteError:
-                        continue
+                if connected() and not has_met:
+                    await meet_nearest()
+                    has_met = True
+                peers = connected()
+                fresh = [peer for peer in peers if peer not in answered]
+                await self._ask({*fresh, *peers[:ASKED_AGAIN]}, answered)
                 await trio.sleep(ASK_AGAIN_S if answered else ASK_AGAIN_S / 4)
         self._doubles.since_unix_ms = wall_clock()
         self._alone.set()
         self._hello.announce()
         _log.info("alone with this key", peers_asked=len(answered))
+
+    async def _ask(self, peers: Collection[bytes], answered: set[bytes]) -> None:
+        async def ask(peer: bytes) -> None:
+            with suppress(RemoteError):
+                await self._hello.greet(peer)
+                answered.add(peer)
+
+        with trio.move_on_after(PEERS_S):
+            async with trio.open_nursery() as nursery:
+                for peer in sorted(peers):
+                    nursery.start_soon(ask, peer)
 
     def _is_sure(self, began: float, answered: set[bytes], is_alone: bool) -> bool:
         now = trio.current_time()

@@ -111,6 +111,14 @@ class Discovery:
                 await self._announce(key)
         self._announced_to = size
 
+    async def meet_nearest(self) -> None:
+        """The search goes from peer to peer, and connects us to each that it asks."""
+
+        async def search() -> None:
+            await self.dht.peer_routing.find_closest_peers_network(self._host.get_id().to_bytes())
+
+        await self._guarded("peers that are near", search)
+
     async def _harvest(self) -> None:
         store = self._host.get_peerstore()
         for peer_id in store.peers_with_addrs():  # a copy

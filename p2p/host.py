@@ -473,6 +473,10 @@ class Libp2pNetwork:
 
     # --- DHT
 
+    async def meet_nearest(self) -> None:
+        if self._stack is not None:
+            await self._stack.discovery.meet_nearest()
+
     async def provide(self, key: bytes) -> None:
         if self._stack is not None:
             await self._stack.discovery.provide(key)

@@ -201,6 +201,10 @@ class Network(Protocol):
     async def publish(self, topic: str, data: bytes) -> None:
         """Gossip to the topic. Not delivered to ourselves. Raises LocalError above 1 MiB."""
 
+    async def meet_nearest(self) -> None:
+        """Look ourselves up in the DHT, which connects us to peers whose ids are near ours: whoever
+        has our key, too, meets the same ones. Best effort, at most DHT_CALL_S."""
+
     async def provide(self, key: bytes) -> None:
         """Announce in the DHT that we serve this 32-byte key. Best effort, never raises RemoteError."""
 

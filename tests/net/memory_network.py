@@ -110,6 +110,7 @@ class MemoryNetwork:
         self.key = key
         self.linked: set[PeerId] = set()
         self.remembered: set[PeerId] = set()
+        self.near: list[MemoryNetwork] = []
         self.listeners = Listeners()
         self.handlers: dict[str, Handler] = {}
         self.topics: dict[str, tuple[Validator, Deliver]] = {}
@@ -231,6 +232,12 @@ class MemoryNetwork:
             self._seen.add(data)
             deliver(sender, data)
             self._flood(topic, data)
+
+    async def meet_nearest(self) -> None:
+        """There are no routing tables here: `near` says who they are."""
+        await trio.lowlevel.checkpoint()
+        for other in self.near:
+            self._fabric.link(self, other)
 
     async def provide(self, key: bytes) -> None:
         await trio.lowlevel.checkpoint()

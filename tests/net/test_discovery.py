@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -206,3 +207,17 @@ async def test_taking_in_what_the_dht_told_lets_others_run_between_its_peers() -
             nursery.cancel_scope.cancel()
         assert learnt[-1] >= 200
         assert max(later - before for before, later in pairwise(learnt)) < 5
+
+
+async def test_who_looks_for_those_near_its_id_meets_peers_of_peers() -> None:
+    """So that two daemons with one key find out, whoever their neighbours are."""
+    content = replace(PROFILE, target_peers=1)
+    one, between, other = (new_network(profile=content) for _ in range(3))
+    async with between.running([LOCAL], []):
+        given = list(between.listen_addresses())
+        async with one.running([LOCAL], given), other.running([LOCAL], given):
+            await until(lambda: len(between.peers()) == 2)
+            await trio.sleep(0.5)  # identify
+            assert not _has_peer(one, other.peer)
+            await one.meet_nearest()
+            assert _has_peer(one, other.peer)

@@ -58,6 +58,7 @@ class Daemon:
                 nursery.start_soon(
                     self.double.make_sure,
                     lambda: [info.peer for info in self.network.peers()],
+                    self.network.meet_nearest,
                     lambda: not self.network.peers(),
                     self._clock,
                 )
@@ -88,6 +89,29 @@ async def test_the_later_daemon_gives_way_before_it_signs(autojump_clock: trio.a
         await trio.sleep(2 * LEASE_S)
         assert early.ended is None and bystander.ended is None
         assert early.problems.views() == ()  # told while it lasted, if at all
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_double_that_no_neighbour_knows_is_heard_of_by_those_near_the_key(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        fabric = Fabric(nursery)
+        near, far = Daemon(fabric.node(2), 99), Daemon(fabric.node(3), 98)
+        late, early = Daemon(fabric.node(1), 1), Daemon(fabric.node(1), 2)
+        for bystander in (near, far):
+            nursery.start_soon(bystander.run)
+        fabric.link(near.network, far.network)
+        fabric.link(early.network, near.network)
+        nursery.start_soon(early.run)
+        await trio.sleep(100)
+        late.network.linked.add(far.network.peer)
+        late.network.near = [near.network]
+        nursery.start_soon(late.run)
+        with trio.fail_after(2 * LEASE_S):
+            while late.ended is None:
+                await trio.sleep(0.5)
+        assert not late.alone.is_set() and early.ended is None
         nursery.cancel_scope.cancel()
 
 

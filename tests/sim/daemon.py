@@ -142,7 +142,9 @@ class SimDaemon:
             return network.state()[0] == "alone"
 
         async def make_sure() -> None:
-            await double.make_sure(network.connected, is_alone, services.wall_clock)
+            await double.make_sure(
+                network.connected, network.meet_nearest, is_alone, services.wall_clock
+            )
 
         nursery.start_soon(double.watch)
         nursery.start_soon(services.keep_running, "doppelganger", make_sure)
