@@ -3,8 +3,8 @@
 Two daemons with one key would sign two events with one sequence number, which is punished as fraud.
 So a daemon that starts shows its record to its peers and asks for records of its own key that
 another session signed (`protocols.hello`), and before it is sure, of the peers nearest to its id in
-the DHT, whom another daemon with this key has met as well. Peers may show what they kept of sessions that have ended.
-Only a record that *names our session* proves that the other one lived when ours did, whatever the
+the DHT, whom another daemon with this key has met as well. Peers may show what they kept of sessions
+that have ended. Only a record that *names our session* proves that the other one lived when ours did, whatever the
 clocks say; any other makes us wait for a lease at most, within which the living name whom they are
 shown. Sessions of this data directory on this machine (`node.sessions`) mean nothing.
 
@@ -24,7 +24,7 @@ import trio
 
 from primed.node.problems import Problems
 from primed.node.waits import Waits
-from primed.p2p import peerid
+from primed.p2p import limits, peerid
 from primed.p2p.errors import RemoteError, UserError
 from primed.protocols.hello import Hello, NodeRecord
 from primed.protocols.limits import LEASE_S, SESSIONS_NAMED
@@ -34,7 +34,6 @@ ASK_AGAIN_S = 1.0
 ASKED_AGAIN = 3  # peers
 SIGHTINGS_MAX = 256
 PEERS_S, ALONE_S = 10.0, 1.0  # to find somebody to ask
-NEAREST_S = 15.0  # to meet the peers near our id
 Peers = Callable[[], Sequence[bytes]]
 Outcome = Literal["clear", "waiting", "give way", "other gives way"]
 _log = structlog.get_logger("primed.doppelganger")
@@ -158,7 +157,7 @@ class Doppelganger:
     ) -> None:
         """Returns when no other session of our key can be seen; from then on we act."""
         began, answered, has_met = trio.current_time(), set[bytes](), False
-        within_s = NEAREST_S + PEERS_S + LEASE_S
+        within_s = limits.DHT_CALL_S + PEERS_S + LEASE_S
         with self._waits.named("one key, one machine", self._describe, within_s):
             while not self._is_sure(began, answered, is_alone()):
                 if connected() and not has_met:

@@ -1,7 +1,8 @@
 """Named waits, and waking up when a run's state changes.
 
-Every wait of the daemon goes through here, those of its network included, so that `primed status --waits` can show what is waited
-for and until when, and the watchdog can tell one that never ends. `Changes` is the only signal
+Every wait of the daemon goes through here, those of its network included, so that `primed status
+--waits` can show what is waited for and until when, and the watchdog can tell one that never ends.
+`Changes` is the only signal
 between a run's event handlers and its roles: handlers notify, roles look again at the state they
 need.
 """
@@ -14,7 +15,7 @@ from typing import TypeVar
 import trio
 
 from primed.node.views import WaitView
-from primed.p2p.waits import OpenWaits, Wait, Words
+from primed.p2p.waits import OpenWaits, Wait, Words, said
 
 T = TypeVar("T")
 
@@ -45,10 +46,9 @@ class Waits(OpenWaits):
 
 
 def _view(wait: Wait, now: float) -> WaitView:
-    words = wait.waiting_for
     return WaitView(
         name=wait.name,
-        waiting_for=words if isinstance(words, str) else words(),
+        waiting_for=said(wait.waiting_for),
         since_s=round(now - wait.since, 2),
         deadline_s=round(wait.since + wait.timeout_s - now, 2),
     )

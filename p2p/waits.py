@@ -15,6 +15,13 @@ from typing import NamedTuple
 import trio
 
 Words = str | Callable[[], str]
+
+
+def said(words: Words) -> str:
+    """As they are now."""
+    return words if isinstance(words, str) else words()
+
+
 _numbers = itertools.count()
 
 

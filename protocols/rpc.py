@@ -113,7 +113,12 @@ def refuse_unless_soon(uploads: Uploads, size_bytes: int, *, is_owed: bool) -> N
     if not reason and min(size_bytes, DATA_FRAME_BYTES) / uploads.cap_bytes_per_s > PIECE_WITHIN_S:
         reason, wait_s = "the upload cap is too low for a file of this size", math.inf
     if reason:
-        raise Refused("busy", reason, retry_after_ms=int(1000 * min(wait_s, 600)))
+        raise busy(reason, wait_s)
+
+
+def busy(reason: str, wait_s: float) -> Refused:
+    """To be raised: come again after so long, or to look after ten minutes."""
+    return Refused("busy", reason, retry_after_ms=int(1000 * min(wait_s, 600)))
 
 
 async def send_file(frames: Framed, path: Path, size_bytes: int, uploads: Uploads) -> None:

@@ -20,7 +20,7 @@ from primed.node.supervisor import Child, ChildFailed
 from primed.node.views import RoleView
 from primed.p2p import peerid
 from primed.p2p.errors import RemoteError
-from primed.p2p.waits import Words
+from primed.p2p.waits import Words, said
 from primed.training.messages import Generate, Generated
 from primed.verify.digests import u64
 from primed.verify.rendezvous import ranked
@@ -51,12 +51,11 @@ class Worker:
         self._folder.mkdir(mode=0o700, exist_ok=True)
 
     def view(self) -> RoleView:
-        words = self._reason
         return RoleView(
             role=self.name,
             run=self._part.run.run_id.hex(),
             state=self._state,
-            reason=words if isinstance(words, str) else words(),
+            reason=said(self._reason),
         )
 
     async def run(self) -> None:

@@ -27,7 +27,7 @@ from primed.protocols.rollouts.messages import (
     responses,
 )
 from primed.protocols.rollouts.store import BatchStore
-from primed.protocols.rpc import Attachment, Refused, read_to_file
+from primed.protocols.rpc import Attachment, Refused, busy, read_to_file
 from primed.protocols.server import Reply
 from primed.verify import signing
 from primed.verify.statements import Receipt, stored_message
@@ -162,7 +162,7 @@ class Rollouts:
     def _check_hours(self) -> None:
         """What is taken has to be given to others soon."""
         if quiet_s := self._network.uploads.quiet_s():
-            raise Refused("busy", "quiet hours", retry_after_ms=int(1000 * min(quiet_s, 600)))
+            raise busy("quiet hours", quiet_s)
 
     def _check_room(self, header: BatchHeader) -> None:
         if self._store.is_committed(header.worker, header.counter):
