@@ -20,7 +20,6 @@ import trio
 from primed.node import sessions
 from primed.node.api import make_app
 from primed.node.config import LEAST_UPLOAD_CAP, Config, is_on_loopback
-from primed.node.disk import is_disk_full
 from primed.node.doppelganger import Doppelganger, Doubles
 from primed.node.gauges import keep_gauges
 from primed.node.hosting import hosted
@@ -37,7 +36,6 @@ from primed.node.systemd import Systemd
 from primed.node.views import StatusView
 from primed.node.watchdog import Watchdog
 from primed.p2p import limits
-from primed.p2p.errors import UserError
 from primed.p2p.host import Libp2pNetwork
 from primed.p2p.hours import QuietHours
 from primed.p2p.identity import Identity
@@ -72,23 +70,13 @@ async def _main(
     announce: Callable[[StatusView], None],
     lines_left_out: Callable[[], int],
 ) -> None:
-    store = _opened_store(paths)
+    store = Store(paths.database)
     try:
         daemon = Daemon(config, paths, identity, store)
         daemon.services.metrics.watch_log(lines_left_out)
         await daemon.serve(invite, announce)
     finally:
         store.close()
-
-
-def _opened_store(paths: Paths) -> Store:
-    """Raises the error itself if it is only that the disk is full: nothing is to be moved aside."""
-    try:
-        return Store(paths.database)
-    except UserError as error:
-        if (cause := error.__cause__) is not None and is_disk_full(cause):
-            raise cause from None
-        raise
 
 
 class Daemon:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from primed.node.disk import is_disk_full
 from primed.node.store.schema import MIGRATIONS
 from primed.p2p.errors import UserError
 
@@ -50,6 +51,8 @@ class Database:
                 self._connection.close()
                 raise
         except (sqlite3.DatabaseError, OSError) as error:
+            if is_disk_full(error):
+                raise  # nothing is to be moved aside
             raise UserError(
                 f"the store {path} cannot be opened: {error}",
                 f"move it aside (mv {path} {path}.bad); the node then starts with an empty one "
