@@ -128,14 +128,14 @@ def _answered(
 
 
 async def _body(request: Request, type_: type[T]) -> T:
-    if request.headers.get("content-type") != "application/json":
-        raise UserError("the body must be application/json")
-    body = bytearray()
+    body = bytearray()  # read before any refusal: who is still sending would see a broken pipe
     async with aclosing(request.stream()) as parts:
         async for part in parts:
             body += part
             if len(body) > BODY_MAX_BYTES:
                 raise UserError(f"the body is larger than {BODY_MAX_BYTES} bytes")
+    if request.headers.get("content-type") != "application/json":
+        raise UserError("the body must be application/json")
     try:
         return msgspec.json.decode(body, type=type_)
     except (msgspec.DecodeError, RecursionError) as error:

@@ -7,7 +7,7 @@ import json
 import socket
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -90,7 +90,8 @@ def call(
         length = {} if body is None else {"Content-Length": str(len(body))}
         for name, value in {**headers, **length}.items():
             connection.putheader(name, value)
-        connection.endheaders(body)
+        with suppress(BrokenPipeError):  # too large, refused while it is sent: the answer is there
+            connection.endheaders(body)
         response = connection.getresponse()
         return response.status, json.loads(response.read() or b"null")
     finally:
