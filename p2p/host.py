@@ -103,7 +103,7 @@ class Libp2pNetwork:
         self._handlers = Handlers(self._traffic, self.penalise)
         self._topics = Topics(self._traffic)
         self._uploads = uploads or Uploads()
-        self._bulk = BulkLane(identity, profile, self, self._uploads, self._traffic)
+        self._bulk = BulkLane(identity, profile, self, self._uploads, self._traffic, self._waits)
         self._handlers.set(BULK_PROTOCOL, self._bulk.answer)
         self._access = Access(
             self._connections,

@@ -116,7 +116,7 @@ class Stack:
             self.host, router, identity.sign, topics, traffic, uploads, owner.penalise
         )
         self.discovery = Discovery(self.host, book, member_protocol, traffic, waits)
-        self.relays = RelayClient(self.host, owner.relay_candidates, owner.relay_address)
+        self.relays = RelayClient(self.host, owner.relay_candidates, owner.relay_address, waits)
         self._circuits = self.relays.addresses
         self._relay_server = (
             RelayServer(self.host, self._direct_addresses, traffic, owner.penalise)

@@ -27,6 +27,7 @@ from primed.p2p.errors import LOW, MID, NoLane, RemoteError
 from primed.p2p.identity import Identity
 from primed.p2p.network import BulkChannel, Stream, Traffic
 from primed.p2p.uploads import Uploads
+from primed.p2p.waits import OpenWaits
 
 PROTOCOL = "/primed/bulk/1"
 _log = logging.getLogger(__name__)
@@ -61,11 +62,13 @@ class BulkLane:
         owner: Owner,
         uploads: Uploads,
         traffic: Traffic,
+        waits: OpenWaits,
     ) -> None:
         self._profile = profile
         self._owner = owner
         self._uploads = uploads
         self._traffic = traffic
+        self._waits = waits
         self._counting = threading.Lock()
         self._talks: dict[str, Talk] = {}  # purpose -> what answers it
         self._serving: dict[tuple[bytes, str], trio.CancelScope] = {}  # by peer and purpose
@@ -134,8 +137,10 @@ class BulkLane:
 
     async def _open(self, peer: bytes, purpose: str) -> TlsChannel:
         """Raises NoLane, whatever the reason, and remembers it."""
+        within_s = limits.BULK_ASK_S + limits.BULK_TICKET_S
+        wait = self._waits.named("a bulk conversation", f"peer {peerid.short(peer)}", within_s)
         try:
-            with trio.fail_after(limits.BULK_ASK_S + limits.BULK_TICKET_S):
+            with wait, trio.fail_after(within_s):
                 return await self._agree(peer, purpose)
         except NoLane as busy:
             self._standing.busy(peer, busy.reason, busy.retry_s, trio.current_time())

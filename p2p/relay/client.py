@@ -22,6 +22,7 @@ from primed.p2p.relay import HOP, STOP
 from primed.p2p.relay.circuit import CircuitConnection
 from primed.p2p.relay.messages import check_ok, read, write
 from primed.p2p.streams import STREAM_ERRORS, reset_quietly, root_cause
+from primed.p2p.waits import OpenWaits
 
 _log = logging.getLogger(__name__)
 
@@ -35,10 +36,12 @@ class RelayClient:
         host: GuardedHost,
         candidates: Callable[[], Sequence[bytes]],
         address_of: Callable[[bytes], str | None],
+        waits: OpenWaits,
     ) -> None:
         self._host = host
         self._candidates = candidates
         self._address_of = address_of
+        self._waits = waits
         self._relays: dict[bytes, str] = {}  # reserved with, and the address it gives us
         self._circuits_in = 0
         host.set_stream_handler(TProtocol(STOP), self._take)
@@ -82,12 +85,14 @@ class RelayClient:
         address = self._address_of(relay)
         if address is None:
             raise RemoteError("nobody else could dial it", peer=relay)
-        stream = await self._open(relay, HOP)
-        try:
-            await write(stream, HopMessage(type=HopMessage.RESERVE))
-            check_ok(await read(stream, HopMessage), relay)
-        finally:
-            await reset_quietly(stream)
+        within_s = limits.OPEN_STREAM_S + limits.SILENT_S
+        with self._waits.named("a place at a relay", f"peer {peerid.short(relay)}", within_s):
+            stream = await self._open(relay, HOP)
+            try:
+                await write(stream, HopMessage(type=HopMessage.RESERVE))
+                check_ok(await read(stream, HopMessage), relay)
+            finally:
+                await reset_quietly(stream)
         self._relays[relay] = addresses.circuit(address, relay)
 
     async def _take(self, stream: INetStream) -> None:

@@ -18,6 +18,7 @@ from primed.node.store import Store
 from primed.node.supervisor import Supervisor
 from primed.node.watchdog import Watchdog
 from primed.p2p import limits, peerid
+from primed.p2p.bulk.lane import PROTOCOL as BULK_PROTOCOL
 from primed.p2p.errors import RemoteError
 from primed.p2p.host import Libp2pNetwork
 from primed.p2p.identity import Identity
@@ -25,6 +26,7 @@ from primed.p2p.network import Stream
 from primed.p2p.overlay import Overlay
 from primed.p2p.peerbook import TOLD, PeerBook
 from primed.p2p.reach import PROTOCOL as REACH_PROTOCOL
+from primed.p2p.relay import HOP
 from primed.p2p.upnp import PortMapper
 from primed.p2p.waits import OpenWaits
 from primed.protocols import events, hello
@@ -233,3 +235,18 @@ async def test_a_dial_back_is_shown_and_a_search_for_a_router(
         await other._hang_up(one.peer)
         await until(lambda: "a port of the router" in shown(one.waits))
         nursery.cancel_scope.cancel()
+
+
+async def test_a_conversation_that_is_asked_for_is_shown_and_a_place_at_a_relay() -> None:
+    one, other = new_network(), new_network()
+    for protocol in (BULK_PROTOCOL, HOP):
+        other._handlers.set(protocol, silence)
+    async with started(other, one), trio.open_nursery() as nursery:
+        await until(lambda: not one._bulk.why_not(other.peer))
+        nursery.start_soon(one.bulk.converse, other.peer, "nothing", id)
+        nursery.start_soon(one._running().relays.reserve, other.peer)
+        whom = f"peer {peerid.short(other.peer)}"
+        expected = {"a bulk conversation": whom, "a place at a relay": whom}
+        await until(lambda: expected.items() <= shown(one.waits).items())
+        nursery.cancel_scope.cancel()
+    assert not one.waits.open()
