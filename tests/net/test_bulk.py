@@ -117,13 +117,19 @@ async def test_places_are_bounded_and_streams_are_named_as_the_way_meanwhile() -
 
 async def test_our_own_askings_are_bounded() -> None:
     a, b = serving(), serving(replace(PROFILE, bulk_down=1))
+
+    def stall(channel: BulkChannel) -> None:
+        channel.recv_into(bytearray(1))
+
+    a.bulk.serve("stall", stall)
     async with started(a, b):
         await ready(a, b)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(fetch, b, a.peer, 8 * MIB)
+            nursery.start_soon(b.bulk.converse, a.peer, "stall", stall)
             await until(lambda: "1 asked" in b.bulk.describe(a.peer)[1])
             with pytest.raises(NoLane, match="are the most"):
                 await b.bulk.converse(a.peer, PURPOSE, get_bytes(1))
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_peer_without_the_lane_or_the_purpose_is_said_to_be_so() -> None:
