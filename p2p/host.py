@@ -449,8 +449,20 @@ class Libp2pNetwork:
         except trio.TooSlowError as error:
             raise RemoteError(f"no {protocol} stream in time", peer=peer) from error
         except (HostException, *STREAM_ERRORS) as error:
-            raise RemoteError(f"no {protocol} stream: {root_cause(error)}", peer=peer) from error
+            why = self._other_version(peer, protocol) or root_cause(error)
+            raise RemoteError(f"no {protocol} stream: {why}", peer=peer) from error
         return Libp2pStream(stream, peer, self._traffic)
+
+    def _other_version(self, peer: bytes, protocol: str) -> str:
+        """A sentence if the peer has told its protocols and this one is not among them."""
+        if self._stack is None or self.speaks(peer, protocol):
+            return ""
+        name = protocol.rpartition("/")[0] + "/"
+        told = (other.removeprefix(name) for other in self._stack.host.protocols_of(peer))
+        versions = sorted(int(v) for v in told if v.isascii() and v.isdecimal() and len(v) < 4)
+        if not versions:
+            return "the peer does not speak it"
+        return f"the peer speaks version {' and '.join(map(str, versions[-2:]))} of it"
 
     def handle(self, protocol: str, handler: Handler) -> None:
         self._handlers.set(protocol, handler)
