@@ -18,7 +18,7 @@ from primed.protocols.hello import Hello, NodeRecord
 from primed.verify.signing import Signer
 
 from .hosts import PROFILE, started, until
-from .memory_network import Fabric, MemoryNetwork
+from .memory_network import Fabric
 from .protocol_samples import NOW_MS
 
 N = "/primed/hello/1"
