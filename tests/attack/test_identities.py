@@ -284,6 +284,7 @@ class Outcome(NamedTuple):
     arrived: float  # the same, at any time
     median_s: float  # from sending to arrival
     links: int  # to honest nodes, of the honest node with the fewest
+    dialled: int  # by itself, of these; the hub's are left out: everybody comes to it
     leaned_on: int  # honest nodes among the chosen peers (`p2p/connections.py`), the fewest
     score: float  # mean, over all pairs of an honest node and a Sybil that it has met
 
@@ -376,6 +377,7 @@ async def besieged(
             arrivals.share(math.inf),
             statistics.median(arrivals.ages_s()),
             min(len(connected(network) & friends) for network in honest),
+            min(len(dialled(network) & friends) for network in honest[1:]),
             min(len(network._connections.chosen() & friends) for network in honest),
             mean_score(honest, sybils),
         )
