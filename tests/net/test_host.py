@@ -54,10 +54,9 @@ async def test_trap_11_twenty_starts_and_stops_leave_no_socket_task_or_thread() 
     tasks = trio.lowlevel.current_statistics().tasks_living
     for _ in range(20):
         await cycle()
-    await trio.sleep(0.2)
-    assert _open_files() <= files
-    assert threading.active_count() <= threads
-    assert trio.lowlevel.current_statistics().tasks_living <= tasks
+    await until(lambda: _open_files() <= files)
+    await until(lambda: threading.active_count() <= threads)
+    await until(lambda: trio.lowlevel.current_statistics().tasks_living <= tasks)
 
 
 @pytest.mark.parametrize("security", ["/plaintext/2.0.0", "/secio/1.0.0", "/tls/1.0.0"])
@@ -184,8 +183,8 @@ async def test_cancelling_from_outside_takes_everything_down() -> None:
     tasks = trio.lowlevel.current_statistics().tasks_living
     for _ in range(3):
         await until_cancelled()
-    assert _open_files() <= files
-    assert trio.lowlevel.current_statistics().tasks_living <= tasks
+    await until(lambda: _open_files() <= files)
+    await until(lambda: trio.lowlevel.current_statistics().tasks_living <= tasks)
 
 
 async def test_the_library_says_nothing_at_the_default_level(
