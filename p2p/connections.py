@@ -64,6 +64,10 @@ class Connections(INotifee):
         entry = self._peers.get(peer)
         return entry is not None and entry.direction == "out"
 
+    def dialled(self) -> int:
+        """How many we are connected to because we chose to dial them."""
+        return sum(entry.direction == "out" for entry in self._peers.values())
+
     def chosen(self) -> frozenset[bytes]:
         return self._chosen
 

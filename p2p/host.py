@@ -97,6 +97,7 @@ class Libp2pNetwork:
             dial=self._dial,
             connected=self._connections.peers,
             excluded=self.is_unwelcome,
+            dialled=self._connections.dialled,
             chosen=self._connections.chosen,
             make_room=self._make_room,
         )

@@ -159,6 +159,7 @@ DHT_MESSAGE_BYTES = 64 * 1024  # a query or an answer; twenty peers with their r
 PROVIDERS_MAX = 64
 PROVIDED_KEYS = 4096  # keys whose providers we remember for others
 CHOSEN_PEERS = 8  # the most
+DIALLED_SHARE = 3  # of so many peers that we look for, one is dialled by us, whoever has come
 CHOSEN_WANTED = 6  # with fewer, peers of other networks are dialled, whoever came to us
 PROBE_S = 60.0  # between looks at bootstrap peers that we are not connected to
 PEERS_KNOWN = 1024

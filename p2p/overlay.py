@@ -1,9 +1,10 @@
 """Keeps us connected: dials known peers until there are enough, tries again after losses.
 
 Also when there are enough, a bootstrap peer that we are not connected to is looked in on now and
-then: two halves of a swarm that began apart become one that way. And if too few of those connected
-are chosen (`connections`), say because a crowd from one network came to us, peers of other networks are
-dialled, and the crowd makes room for them. `describe` says in one sentence how it stands; nothing here ever gives up.
+then: two halves of a swarm that began apart become one that way. And whoever came to us, some are
+always there because we dialled them; and if too few of those connected are chosen (`connections`), say
+because the crowd is of one network, peers of other networks are dialled. The crowd makes room for
+them. `describe` says in one sentence how it stands; nothing here ever gives up.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Redial(NamedTuple):
 
 class Overlay:
     """`dial` connects to a known peer or raises RemoteError; `connected` lists who is; `make_room`
-    sees to it that one more connection can be made."""
+    sees to it that one more connection can be made; `dialled` counts the connections that we made."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Overlay:
         dial: Callable[[bytes], Awaitable[None]],
         connected: Callable[[], Collection[bytes]],
         excluded: Callable[[bytes], bool],
+        dialled: Callable[[], int],
         chosen: Callable[[], Collection[bytes]] | None = None,
         make_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
@@ -52,6 +54,7 @@ class Overlay:
         self._dial = dial
         self._connected = connected
         self._excluded = excluded
+        self._dialled = dialled
         self._chosen = chosen or connected
         self._make_room = make_room
         self._dialling: set[bytes] = set()
@@ -80,12 +83,12 @@ class Overlay:
 
     def _choose_missing(self) -> list[bytes]:
         connected = self._connected()
-        missing = self._target_peers - len(connected) - len(self._dialling)
-        wanted = min(limits.CHOSEN_WANTED, self._target_peers)
-        unlike = missing <= 0
+        missing = self._target_peers - len(connected)
+        missing = max(missing, self._target_peers // limits.DIALLED_SHARE - self._dialled())
+        unlike = missing <= len(self._dialling)
         if unlike:
-            missing = wanted - len(self._chosen()) - len(self._dialling)
-        room = min(missing, limits.DIALS_AT_ONCE - len(self._dialling))
+            missing = min(limits.CHOSEN_WANTED, self._target_peers) - len(self._chosen())
+        room = min(missing, limits.DIALS_AT_ONCE) - len(self._dialling)
         if room <= 0:
             return []
         without = {*connected, *self._dialling}

@@ -71,6 +71,7 @@ class SimNetwork:
             dial=self._dial,
             connected=self._connections.keys,
             excluded=self._is_unwelcome,
+            dialled=self._dialled,
         )
         self._handlers: dict[str, Handler] = {}
         self._listeners = Listeners()
@@ -344,6 +345,9 @@ class SimNetwork:
 
     def is_banned(self, peer: bytes) -> bool:
         return self.scores.is_banned(peer, trio.current_time())
+
+    def _dialled(self) -> int:
+        return sum(each.dialler == self.peer for each in self._connections.values())
 
     def _is_unwelcome(self, peer: bytes) -> bool:
         low = self.scores.score(peer, trio.current_time()) <= limits.SCORE_DISCONNECT

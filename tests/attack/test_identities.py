@@ -158,6 +158,27 @@ async def test_scenario_27_a_crowd_that_takes_all_connections_makes_room_for_oth
         assert len(connected(victim)) <= 12
 
 
+async def test_a_crowd_of_many_networks_is_never_all_that_a_victim_is_connected_to() -> None:
+    """They come first, and are enough in number and in kind; it still dials some by its own choice."""
+    victim = new_network(profile=SMALL)
+    crowd = [new_network(profile=replace(SMALL, target_peers=0)) for _ in range(8)]
+    honest = [new_network(profile=replace(SMALL, target_peers=0)) for _ in range(3)]
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(victim.running(["/ip4/127.1.0.1/tcp/0"], []))
+        for number, network in enumerate(crowd):
+            await stack.enter_async_context(
+                network.running([f"/ip4/127.{60 + number}.0.1/tcp/0"], [])
+            )
+            await network.connect(victim.listen_addresses()[0])
+        await until(lambda: len(victim._connections.chosen()) == 8)
+        for number, network in enumerate(honest):
+            await stack.enter_async_context(
+                network.running([f"/ip4/127.{10 + number}.0.1/tcp/0"], [])
+            )
+            victim.remember(network.peer, list(network.listen_addresses()))
+        await until(lambda: len(dialled(victim)) >= SMALL.target_peers // 3, 15)
+
+
 @asynccontextmanager
 async def apart(count: int, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Libp2pNetwork]]:
     """Two halves of a swarm, each around its own of two bootstrap peers that all know."""

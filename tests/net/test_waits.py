@@ -193,7 +193,15 @@ async def test_a_dial_under_way_is_shown(autojump_clock: trio.testing.MockClock)
     async def dial(peer: bytes) -> None:
         await trio.sleep_forever()
 
-    overlay = Overlay(book, 8, waits=waits, dial=dial, connected=list, excluded=lambda peer: False)
+    overlay = Overlay(
+        book,
+        8,
+        waits=waits,
+        dial=dial,
+        connected=list,
+        excluded=lambda peer: False,
+        dialled=lambda: 0,
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(overlay.run)
         await trio.sleep(3.0)

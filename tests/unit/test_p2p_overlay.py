@@ -39,6 +39,7 @@ class Swarm:
             dial=self._dial,
             connected=self.connected.keys,
             excluded=lambda _: False,
+            dialled=self.connected.__len__,
             waits=OpenWaits(),
         )
 
