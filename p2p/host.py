@@ -46,6 +46,7 @@ from primed.p2p.penalties import Consequence, Scores
 from primed.p2p.reach import PROTOCOL as REACH_PROTOCOL
 from primed.p2p.reachability import Reachability
 from primed.p2p.relay.circuit import CircuitConnection
+from primed.p2p.spoken import why_refused
 from primed.p2p.stack import Stack
 from primed.p2p.streams import STREAM_ERRORS, Libp2pStream, root_cause
 from primed.p2p.topics import Topics
@@ -363,8 +364,7 @@ class Libp2pNetwork:
         return self._running().swarm.is_dialled_by(peer)
 
     def speaks(self, peer: bytes, protocol: str) -> bool:
-        told = self._running().host.protocols_of(peer)
-        return not told or protocol in told
+        return not why_refused(protocol, self._running().host.protocols_of(peer))
 
     def on_bulk_socket(self, sock: socket.socket, ip: str) -> None:
         self._bulk.welcome(sock, ip)
@@ -450,20 +450,9 @@ class Libp2pNetwork:
         except trio.TooSlowError as error:
             raise RemoteError(f"no {protocol} stream in time", peer=peer) from error
         except (HostException, *STREAM_ERRORS) as error:
-            why = self._other_version(peer, protocol) or root_cause(error)
+            why = why_refused(protocol, host.protocols_of(peer)) or root_cause(error)
             raise RemoteError(f"no {protocol} stream: {why}", peer=peer) from error
         return Libp2pStream(stream, peer, self._traffic)
-
-    def _other_version(self, peer: bytes, protocol: str) -> str:
-        """A sentence if the peer has told its protocols and this one is not among them."""
-        if self._stack is None or self.speaks(peer, protocol):
-            return ""
-        name = protocol.rpartition("/")[0] + "/"
-        told = (other.removeprefix(name) for other in self._stack.host.protocols_of(peer))
-        versions = sorted(int(v) for v in told if v.isascii() and v.isdecimal() and len(v) < 4)
-        if not versions:
-            return "the peer does not speak it"
-        return f"the peer speaks version {' and '.join(map(str, versions[-2:]))} of it"
 
     def handle(self, protocol: str, handler: Handler) -> None:
         self._handlers.set(protocol, handler)

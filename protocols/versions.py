@@ -6,9 +6,9 @@ streams negotiate the version, so a mismatch is a refused stream, never a decodi
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 
+from primed.p2p.spoken import by_name, listed
 from primed.protocols import events, hello, rollouts, shardcast, verdicts
 
 SPOKEN = (
@@ -23,23 +23,13 @@ SPOKEN = (
 def mismatch(theirs: Iterable[str], ours: Iterable[str] = SPOKEN) -> str:
     """In a sentence, what two nodes have no common version of; "" if there is nothing. Names that
     one of them does not know are not needed."""
-    own, other = _by_name(ours), _by_name(theirs)
+    own, other = by_name(ours), by_name(theirs)
     odd = [name for name in own if name in other and not own[name] & other[name]]
     if not odd:
         return ""
-    told = "; ".join(f"{name} {_list(other[name])}, we speak {_list(own[name])}" for name in odd)
+    told = "; ".join(
+        f"{name.rpartition('/')[2]} {listed(other[name])}, we speak {listed(own[name])}"
+        for name in odd
+    )
     is_newer = any(max(other[name]) > max(own[name]) for name in odd)
     return f"speaks {told}: {'this node' if is_newer else 'that node'} needs an update of primed"
-
-
-def _by_name(protocols: Iterable[str]) -> dict[str, set[int]]:
-    found: dict[str, set[int]] = defaultdict(set)
-    for protocol in protocols:
-        empty, home, name, version = (protocol.split("/") + [""] * 4)[:4]
-        if (empty, home) == ("", "primed") and version.isascii() and version.isdecimal():
-            found[name].add(int(version))
-    return found
-
-
-def _list(versions: set[int]) -> str:
-    return " and ".join(map(str, sorted(versions)[-2:]))

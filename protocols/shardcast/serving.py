@@ -23,7 +23,7 @@ from primed.protocols.limits import (
     PROVIDE_WITHIN_S,
     PUSH_MAX_BYTES,
 )
-from primed.protocols.rpc import Attachment, Refused
+from primed.protocols.rpc import Attachment, Refused, busy
 from primed.protocols.server import Reply
 from primed.protocols.shardcast.announcer import Announcement, Announcer
 from primed.protocols.shardcast.bulk import answer_wants, purpose_of
@@ -134,7 +134,7 @@ class Serving:
     def _refuse_if_unfit(self, peer: PeerId, payload: Payload) -> None:
         reason, wait_s = self._network.uploads.why_not()
         if reason:
-            raise Refused("busy", reason, retry_after_ms=int(1000 * min(wait_s, 600)))
+            raise busy(reason, wait_s)
         is_large = payload.size_bytes > PUSH_MAX_BYTES
         if is_large and peer in self._neighbours.relayed():
             raise Refused("denied", "nothing large over a relay")

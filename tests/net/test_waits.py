@@ -28,7 +28,7 @@ from primed.p2p.peerbook import TOLD, PeerBook
 from primed.p2p.reach import PROTOCOL as REACH_PROTOCOL
 from primed.p2p.relay import HOP
 from primed.p2p.upnp import PortMapper
-from primed.p2p.waits import OpenWaits
+from primed.p2p.waits import OpenWaits, said
 from primed.protocols import events, hello
 from primed.protocols.by_run import RunServers
 from primed.protocols.client import Client
@@ -72,8 +72,7 @@ def services_of(network: MemoryNetwork, folder: Path) -> Services:
 
 def shown(waits: OpenWaits) -> dict[str, str]:
     """What is open, by name."""
-    words = ((wait.name, wait.waiting_for) for wait in waits.open())
-    return {name: each if isinstance(each, str) else each() for name, each in words}
+    return {wait.name: said(wait.waiting_for) for wait in waits.open()}
 
 
 async def test_a_request_that_hangs_is_shown_and_waits_for_a_stream_have_an_end(
