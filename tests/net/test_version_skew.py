@@ -23,8 +23,6 @@ from .protocol_samples import NOW_MS
 
 N = "/primed/hello/1"
 NEXT = "/primed/hello/2"
-
-
 OLD, OLDEST = "/primed/events/0", "/primed/hello/0"
 
 
@@ -73,10 +71,10 @@ def identified(one: Libp2pNetwork, other: Libp2pNetwork) -> bool:
 async def test_three_generations_over_real_hosts(caplog: pytest.LogCaptureFixture) -> None:
     """Streams negotiate; who has no version in common with us stays a peer and keeps its score."""
     caplog.set_level(logging.INFO)
-    served: list[str] = []
+    served: list[bytes] = []
 
     async def note(stream: Stream) -> None:
-        served.append(NEXT)
+        served.append(stream.peer)
 
     mine, newers = Identity.generate(), Identity.generate()
     ours, newer = (Libp2pNetwork(key, profile=PROFILE) for key in (mine, newers))
@@ -104,7 +102,7 @@ async def test_three_generations_over_real_hosts(caplog: pytest.LogCaptureFixtur
             assert refused.value.penalty == 0
         await newest.connect(newer.listen_addresses()[0])
         await (await newest.open_stream(newer.peer, NEXT)).close()
-        await until(lambda: served == [NEXT])
+        await until(lambda: served == [newest.peer])
         for network in (ours, newer, older, newest):
             assert network.traffic.handler_errors == 0
             assert {info.score for info in network.peers()} == {0.0}
